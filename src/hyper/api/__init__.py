@@ -1,0 +1,1 @@
+"""Doors to the engine. Today one: the Docker Engine API."""

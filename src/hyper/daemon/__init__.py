@@ -1,0 +1,1 @@
+"""hyperd: wiring (the only place that names concrete classes), listeners, life cycle."""

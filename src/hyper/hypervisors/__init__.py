@@ -1,0 +1,1 @@
+"""Hypervisor drivers: one folder (or file) each behind :mod:`hyper.hypervisors.base`."""

@@ -1,0 +1,1 @@
+"""Images: content store, archives, layers merged into read-only EROFS disks, tags."""

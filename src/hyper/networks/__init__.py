@@ -1,0 +1,1 @@
+"""Networks: the default bridge, taps, addresses, NAT and published ports."""

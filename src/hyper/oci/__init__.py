@@ -1,0 +1,1 @@
+"""Pure data of the OCI specifications: digests, references, descriptors, manifests, image configs, runtime specs."""

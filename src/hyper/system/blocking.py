@@ -1,0 +1,23 @@
+"""The one gate for blocking calls: a bounded pool of threads, so that the event loop is never held up.
+
+Everything that may take longer than about 5 ms (hashing, big files, fsync) goes through :func:`run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_THREADS = 16
+_pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="blocking")
+
+
+async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run ``function`` in a thread and wait for it. A cancelled caller does not stop the thread: pass a stop flag if it must."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_pool, lambda: function(*args, **kwargs))

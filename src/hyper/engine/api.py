@@ -1,0 +1,181 @@
+"""The engine as its doors see it: small Protocols, one per resource. Implementations are in this package; a door imports only this
+module and :mod:`hyper.engine.model`.
+
+References to containers are what users type: a full ID, an unambiguous prefix of one, or a name (with or without a leading slash). Each method
+that takes one raises NotFound ("No such container: x") for an unknown one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Literal, Protocol
+
+from hyper.engine.model import (
+    Container,
+    ContainerConfig,
+    EngineInfo,
+    Event,
+    Exec,
+    ExecConfig,
+    LogEntry,
+    WaitResult,
+)
+
+OutputChunk = tuple[Literal["stdout", "stderr"], bytes]
+
+
+class Attachment(Protocol):
+    """One client's connection to a process's streams. Output not taken holds the process up, as with Docker's own."""
+
+    @property
+    def tty(self) -> bool: ...
+
+    def output(self) -> AsyncIterator[OutputChunk]:
+        """Output from the moment of attaching (or with ``logs``, from the start), until the process's streams end. A terminal has only stdout."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """To the process's stdin; waits when it does not read. Ignored once the process has closed its stdin."""
+        ...
+
+    async def finish(self) -> None:
+        """No more stdin from this client. Ends the process's stdin when this is its only or last such client (``stdin_once``), as Docker does."""
+        ...
+
+    async def close(self) -> None:
+        """Detach; idempotent. The process goes on."""
+        ...
+
+
+class Containers(Protocol):
+    async def create(self, config: ContainerConfig, *, name: str | None) -> tuple[Container, tuple[str, ...]]:
+        """A new container and warnings. Conflict when the name is taken, NotFound for the image."""
+        ...
+
+    def get(self, reference: str) -> Container: ...
+
+    def list(self) -> Sequence[Container]:
+        """All, newest first."""
+        ...
+
+    async def start(self, reference: str) -> None:
+        """NotModified when it runs already."""
+        ...
+
+    async def stop(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
+        """Stop signal, then SIGKILL after the timeout (-1: never). NotModified when it is not running."""
+        ...
+
+    async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None: ...
+
+    async def kill(self, reference: str, signal: str) -> None:
+        """``signal``: "SIGTERM", "TERM" or "15". Conflict when it is not running."""
+        ...
+
+    async def pause(self, reference: str) -> None: ...
+
+    async def unpause(self, reference: str) -> None: ...
+
+    async def rename(self, reference: str, name: str) -> None: ...
+
+    async def remove(self, reference: str, *, force: bool) -> None:
+        """Conflict when it runs and not ``force``. Its writable layer, logs and addresses go with it."""
+        ...
+
+    def wait(self, reference: str, condition: Literal["not-running", "next-exit", "removed"]) -> Awaitable[WaitResult]:
+        """Registered when this returns (not when awaited), so that nothing that happens afterwards is missed."""
+        ...
+
+    async def attach(
+        self, reference: str, *, stdin: bool, stdout: bool, stderr: bool, stream: bool, logs: bool
+    ) -> Attachment:
+        """Also before the start (as ``docker run`` does)."""
+        ...
+
+    def logs(
+        self,
+        reference: str,
+        *,
+        stdout: bool,
+        stderr: bool,
+        follow: bool,
+        since_ns: int = 0,
+        until_ns: int = 0,
+        tail: int | None = None,
+    ) -> AsyncIterator[LogEntry]: ...
+
+    async def resize(self, reference: str, *, rows: int, columns: int) -> None: ...
+
+
+class Execs(Protocol):
+    async def create(self, reference: str, config: ExecConfig) -> str:
+        """Conflict when the container is not running or is paused. The exec's id: 64 hex digits."""
+        ...
+
+    def get(self, exec_id: str) -> Exec:
+        """NotFound "No such exec instance: x"."""
+        ...
+
+    async def start(self, exec_id: str, *, detach: bool, console_size: tuple[int, int] = (0, 0)) -> Attachment | None:
+        """Run it; the attachment unless detached. Conflict when it has been started before."""
+        ...
+
+    async def resize(self, exec_id: str, *, rows: int, columns: int) -> None: ...
+
+
+class Events(Protocol):
+    def subscribe(self, *, since_ns: int, until_ns: int, accept: Callable[[Event], bool]) -> AsyncIterator[Event]:
+        """Kept events since then and new ones as they come; ends at ``until_ns`` (0: never)."""
+        ...
+
+
+class Engine(Protocol):
+    """Everything a door may ask for. Images are ``hyper.images.store.ImageStore`` wrapped with the engine's rules (in use, events)."""
+
+    @property
+    def containers(self) -> Containers: ...
+
+    @property
+    def execs(self) -> Execs: ...
+
+    @property
+    def events(self) -> Events: ...
+
+    @property
+    def images(self) -> Images: ...
+
+    async def info(self) -> EngineInfo: ...
+
+
+class LoadedImage(Protocol):
+    @property
+    def image_id(self) -> str: ...
+
+    @property
+    def references(self) -> Sequence[str]: ...
+
+
+class Images(Protocol):
+    """Same objects as ``hyper.images.store`` (docs/seams.md); the engine adds events and the check whether containers use an image."""
+
+    async def load(self, stream: AsyncIterator[bytes], *, progress: Callable[[object], None]) -> Sequence[LoadedImage]: ...
+
+    async def import_root(
+        self,
+        stream: AsyncIterator[bytes],
+        *,
+        reference: str | None,
+        changes: Sequence[str],
+        message: str,
+        platform: str | None,
+    ) -> object: ...
+
+    def resolve(self, name_or_id: str) -> object: ...
+
+    def list(self) -> Sequence[object]: ...
+
+    def tag(self, source: str, target: str) -> None: ...
+
+    def remove(self, name_or_id: str, *, force: bool) -> Sequence[object]: ...
+
+    def history(self, name_or_id: str) -> Sequence[object]: ...

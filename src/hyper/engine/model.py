@@ -1,0 +1,257 @@
+"""The engine's data: what a container is asked to be, and what it is now. Pure; stored as JSON in the records.
+
+Doors translate their own wire formats to these and back (``hyper.api.docker.translate``); nothing here is Docker's JSON.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Literal
+
+import msgspec
+
+
+class Status(str, Enum):
+    """Where a container is in its life; the values are Docker's ``State.Status``."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESTARTING = "restarting"
+    REMOVING = "removing"
+    EXITED = "exited"
+    DEAD = "dead"
+
+
+class PortRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One ``-p``: ``host_port`` None means "any free one"."""
+
+    container_port: int
+    protocol: Literal["tcp", "udp", "sctp"] = "tcp"
+    host_ip: str = ""
+    host_port: int | None = None
+
+
+class PortBinding(msgspec.Struct, frozen=True, kw_only=True):
+    """One published port as it is."""
+
+    container_port: int
+    protocol: str
+    host_ip: str
+    host_port: int
+
+
+class Ulimit(msgspec.Struct, frozen=True, kw_only=True):
+    """An rlimit by its lower-case name without RLIMIT_ ("nofile"); -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Docker's restart policies; only "no" works until the Docker engine issue."""
+
+    name: Literal["no", "always", "on-failure", "unless-stopped"] = "no"
+    maximum_retry_count: int = 0
+
+
+class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user asked for. After ``create`` the image's own settings are merged in (as Docker's inspect shows)."""
+
+    image: str
+    """The image as the user named it."""
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    """None: the image's; ("",) or (): none at all."""
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    hostname: str = ""
+    domainname: str = ""
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    stop_signal: str = ""
+    stop_timeout_s: int | None = None
+    exposed_ports: tuple[str, ...] = ()
+    """ "80/tcp" """
+
+    network_mode: str = "default"
+    """ "default", "bridge" or "none" now."""
+    ports: tuple[PortRequest, ...] = ()
+    publish_all_ports: bool = False
+    mac_address: str = ""
+    extra_hosts: tuple[str, ...] = ()
+    """ "name:address" """
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+
+    memory_bytes: int = 0
+    """0: no limit of its own (the sandbox's default)."""
+    memory_swap_bytes: int = 0
+    memory_reservation_bytes: int = 0
+    nano_cpus: int = 0
+    cpu_shares: int = 0
+    cpu_period_us: int = 0
+    cpu_quota_us: int = 0
+    cpuset_cpus: str = ""
+    pids_limit: int = 0
+    shm_size_bytes: int = 67108864
+    oom_score_adj: int = 0
+    oom_kill_disable: bool = False
+
+    readonly_rootfs: bool = False
+    tmpfs: dict[str, str] = {}
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    group_add: tuple[str, ...] = ()
+    sysctls: dict[str, str] = {}
+    ulimits: tuple[Ulimit, ...] = ()
+    init: bool = False
+
+    auto_remove: bool = False
+    restart_policy: RestartPolicy = RestartPolicy()
+    log_driver: str = "json-file"
+    log_options: dict[str, str] = {}
+    console_size: tuple[int, int] = (0, 0)
+    """Rows and columns of the first terminal, (0, 0) when unknown."""
+
+
+class ContainerState(msgspec.Struct, frozen=True, kw_only=True):
+    """What it is now. ``exit_code`` is of the last run; times are ns since the epoch, 0 for "never"."""
+
+    status: Status = Status.CREATED
+    pid: int = 0
+    """The init process as the sandbox numbers it."""
+    exit_code: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    started_ns: int = 0
+    finished_ns: int = 0
+    restart_count: int = 0
+
+    @property
+    def live(self) -> bool:
+        """A process of it exists (running or frozen)."""
+        return self.status in (Status.RUNNING, Status.PAUSED)
+
+
+class NetworkAttachment(msgspec.Struct, frozen=True, kw_only=True):
+    """A live connection to a network; addresses are empty strings while the container does not run."""
+
+    network: str
+    network_id: str = ""
+    endpoint_id: str = ""
+    mac_address: str = ""
+    address: str = ""
+    prefix_length: int = 0
+    gateway: str = ""
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True):
+    """A container as the doors see it: an immutable snapshot."""
+
+    id: str
+    """64 hex digits."""
+    name: str
+    """Without the leading slash."""
+    owner: str = ""
+    created_ns: int
+    image_id: str
+    config: ContainerConfig
+    """Merged with the image's configuration."""
+    path: str
+    """The program: first word of entrypoint + command."""
+    args: tuple[str, ...]
+    state: ContainerState = ContainerState()
+    networks: tuple[NetworkAttachment, ...] = ()
+    bindings: tuple[PortBinding, ...] = ()
+    """Published ports, while it runs."""
+    log_path: str = ""
+    sandbox_id: str = ""
+    timings_ms: dict[str, float] = {}
+    """The last start, phase by phase, in milliseconds."""
+    exec_ids: tuple[str, ...] = ()
+
+
+class ExecConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """``docker exec``: None or empty members mean "the container's"."""
+
+    command: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    tty: bool = False
+    privileged: bool = False
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    detach_keys: str = ""
+
+
+class Exec(msgspec.Struct, frozen=True, kw_only=True):
+    """An exec as the doors see it; ``exit_code`` is None until it ended."""
+
+    id: str
+    container_id: str
+    config: ExecConfig
+    running: bool = False
+    pid: int = 0
+    exit_code: int | None = None
+
+
+class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of output, normally one line with its newline."""
+
+    time_ns: int
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+class WaitResult(msgspec.Struct, frozen=True, kw_only=True):
+    exit_code: int
+    error: str = ""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something happened: Docker's ``type`` ("container", "image", "network"…), ``action`` and actor."""
+
+    type: str
+    action: str
+    actor_id: str
+    attributes: dict[str, str]
+    time_ns: int
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``info`` and ``hyper info`` show of the machine below; free text values are for people."""
+
+    id: str
+    data_root: str
+    exec_root: str
+    hypervisor: str
+    hypervisor_version: str
+    accelerator: str
+    accelerator_reason: str
+    kernel_kind: str
+    kernel_release: str
+    kernel_path: str
+    agent_version: str
+    template: str
+    storage: str
+    default_memory_bytes: int
+    default_cpus: int
+    containers_running: int
+    containers_paused: int
+    containers_stopped: int
+    images: int
+    warnings: tuple[str, ...] = ()

@@ -16,7 +16,8 @@ _MAX_FIELD = 0xFFFF_FFFF
 
 
 class CpioWriter:
-    """Writes one archive to an open binary file; parents must be written before what they hold. Not reusable after close."""
+    """Writes one archive to an open binary file; parents must be written before what they hold. Not reusable after
+    close."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
@@ -40,7 +41,9 @@ class CpioWriter:
         self._inode = -1
         self._entry(_END, 0)
 
-    def _entry(self, path: str, mode: int, data: bytes = b"", *, links: int = 1, device: tuple[int, int] = (0, 0)) -> None:
+    def _entry(
+        self, path: str, mode: int, data: bytes = b"", *, links: int = 1, device: tuple[int, int] = (0, 0)
+    ) -> None:
         if path.startswith("/") or ".." in path.split("/"):
             raise ValueError(f"archive paths are relative to the root: {path!r}")
         if len(data) > _MAX_FIELD:

@@ -1,7 +1,7 @@
 """Just enough ELF (64-bit, little-endian) for kernels and their modules: sections, notes, modinfo.
 
-The files come from the distribution or from the user, not from a guest, but a truncated download is common enough: every
-offset is checked, and what is damaged raises :class:`ElfError`. Written against the ELF-64 object file format and
+The files come from the distribution or from the user, not from a guest, but a truncated download is common enough:
+every offset is checked, and what is damaged raises :class:`ElfError`. Written against the ELF-64 object file format and
 Xen's public/elfnote.h. Neighbours: ``kernel_image`` (is there a PVH entry?), ``modules`` (what a module depends on).
 """
 

@@ -1,9 +1,10 @@
 """Fetches the distribution's kernel package and unpacks it into Hyper's own folder, without installing anything.
 
 ``python -m hyper.guest.fetch_kernel --into DIR`` leaves ``DIR/distribution/<release>/`` with ``vmlinux`` (the ELF that
-boots directly) or, where that cannot be had, ``vmlinuz``; ``config``; and ``modules/`` (what is in ``lib/modules/<release>``, less the drivers of
-hardware that no VM has). apt checks the package's signature. A folder appears whole or not at all, so that running
-it again is quick and an interrupted run leaves only a temporary folder that the next one removes.
+boots directly) or, where that cannot be had, ``vmlinuz``; ``config``; and ``modules/`` (what is in
+``lib/modules/<release>``, less the drivers of hardware that no VM has). apt checks the package's signature. A folder
+appears whole or not at all, so that running it again is quick and an interrupted run leaves only a temporary folder
+that the next one removes.
 
 Which flavour and why: docs/adr/0002-guest-kernel.md. Neighbours: ``kernel`` finds what this leaves.
 """
@@ -44,14 +45,17 @@ _KEEP = re.compile(
 
 
 def fetch(into: Path, *, refresh: bool = False, machine: str | None = None) -> Path:
-    """The folder of the distribution's kernel, fetched if there is none (or, with ``refresh``, if there is a newer one).
+    """The folder of the distribution's kernel, fetched if there is none (or, with ``refresh``, if there is a newer
+    one).
 
     ``machine`` is the host's own (``uname -m``) unless given. Unavailable when the package cannot be had (offline);
     FailedPrecondition on a system without apt or an unknown machine."""
     machine = machine or os.uname().machine
     meta = META_PACKAGES.get(machine)
     if meta is None:
-        raise FailedPrecondition(f"no distribution kernel is known for {machine} machines; give Hyper a kernel with --kernel")
+        raise FailedPrecondition(
+            f"no distribution kernel is known for {machine} machines; give Hyper a kernel with --kernel"
+        )
     target = into / "distribution"
     target.mkdir(parents=True, exist_ok=True)
     with _lock(target):
@@ -83,7 +87,9 @@ def _fetch(meta: str, target: Path, work: Path, machine: str) -> Path:
         _run(["apt-get", *options, "update"], cwd=work, failure=_offline(meta))
         package = _newest(meta, options)
         if package is None:
-            raise Unavailable(f"apt knows no package {meta}; check /etc/apt/sources.list, or give Hyper a kernel with --kernel")
+            raise Unavailable(
+                f"apt knows no package {meta}; check /etc/apt/sources.list, or give Hyper a kernel with --kernel"
+            )
         if not _download(package, work, options):
             raise Unavailable(_offline(package))
     release = package.removeprefix("linux-image-")
@@ -106,7 +112,9 @@ def _fetch(meta: str, target: Path, work: Path, machine: str) -> Path:
 def _newest(meta: str, options: Sequence[str]) -> str | None:
     """The kernel package that the meta package depends on; None when apt does not know it."""
     if shutil.which("apt-cache") is None:
-        raise FailedPrecondition("there is no apt on this system to fetch Debian's kernel with; give Hyper a kernel with --kernel")
+        raise FailedPrecondition(
+            "there is no apt on this system to fetch Debian's kernel with; give Hyper a kernel with --kernel"
+        )
     result = subprocess.run(
         ["apt-cache", *options, "depends", "--important", meta],
         capture_output=True,
@@ -124,7 +132,9 @@ def _newest(meta: str, options: Sequence[str]) -> str | None:
 def _download(package: str, work: Path, options: Sequence[str]) -> bool:
     # Sandbox::User: apt's own user cannot write into our private folder; the signature is checked all the same.
     command = ["apt-get", *options, "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=2", "download", package]
-    result = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=_APT_TIMEOUT_S, env=_environment())
+    result = subprocess.run(
+        command, cwd=work, capture_output=True, text=True, timeout=_APT_TIMEOUT_S, env=_environment()
+    )
     return result.returncode == 0 and any(work.glob("*.deb"))
 
 
@@ -136,7 +146,14 @@ def _downloaded(package: str, work: Path) -> Path:
 def _private_lists(work: Path) -> list[str]:
     for name in ("lists/partial", "cache/archives/partial"):
         (work / "apt" / name).mkdir(parents=True, exist_ok=True)
-    return ["-o", f"Dir::State::lists={work}/apt/lists", "-o", f"Dir::Cache={work}/apt/cache", "-o", "APT::Sandbox::User=root"]
+    return [
+        "-o",
+        f"Dir::State::lists={work}/apt/lists",
+        "-o",
+        f"Dir::Cache={work}/apt/cache",
+        "-o",
+        "APT::Sandbox::User=root",
+    ]
 
 
 def _unpack(deb: Path, release: str, folder: Path) -> None:
@@ -195,7 +212,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _run(command: Sequence[str], *, cwd: Path, failure: str) -> None:
     try:
-        result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=_APT_TIMEOUT_S, env=_environment())
+        result = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=_APT_TIMEOUT_S, env=_environment()
+        )
     except subprocess.TimeoutExpired as error:
         raise DeadlineExceeded(f"{failure} ({' '.join(command)} took longer than {_APT_TIMEOUT_S:.0f} s)") from error
     if result.returncode:
@@ -216,7 +235,9 @@ def _environment() -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: prints the kernel's folder; 1 and a message on stderr when it cannot be had."""
-    parser = argparse.ArgumentParser(prog="hyper.guest.fetch_kernel", description="Fetch the distribution's kernel for guests.")
+    parser = argparse.ArgumentParser(
+        prog="hyper.guest.fetch_kernel", description="Fetch the distribution's kernel for guests."
+    )
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="Hyper's kernels folder")
     parser.add_argument("--refresh", action="store_true", help="look for a newer release even when there is one")
     options = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
 """Which module files a guest needs, in the order in which they are loaded.
 
 Debian's kernel package has no modules.dep (its postinst runs depmod, and Hyper unpacks without installing), so the
-dependencies are read from the modules themselves: ``depends=`` and ``softdep=pre:`` of .modinfo. Names are the kernel's:
-``-`` and ``_`` are the same. Neighbours: ``initramfs`` packs the result, ``kernel`` asks what is built in.
+dependencies are read from the modules themselves: ``depends=`` and ``softdep=pre:`` of .modinfo. Names are the
+kernel's: ``-`` and ``_`` are the same. Neighbours: ``initramfs`` packs the result, ``kernel`` asks what is built in.
 """
 
 from __future__ import annotations
@@ -78,13 +78,16 @@ class ModuleTree:
             return
         if name not in self._files:
             origin = f", which {wanted_by} depends on" if wanted_by else ""
-            raise FailedPrecondition(f"the kernel modules in {self.folder} lack {name}{origin}; give Hyper a complete modules folder")
+            raise FailedPrecondition(
+                f"the kernel modules in {self.folder} lack {name}{origin}; give Hyper a complete modules folder"
+            )
         done.add(name)
         module, depends, soft = self._load(name)
         for dependency in depends:
             self._visit(dependency, done, order, wanted_by=name)
         for dependency in soft:
-            # A soft dependency may be an alias of what is built in, or absent: the module works without it, or says so itself.
+            # A soft dependency may be an alias of what is built in, or absent: the module works without it, or says
+            # so itself.
             for provider in self._providers(dependency):
                 self._visit(provider, done, order, wanted_by=name)
         order.append(module)
@@ -104,7 +107,9 @@ class ModuleTree:
             try:
                 info = modinfo(data)
             except ElfError as error:
-                raise FailedPrecondition(f"the kernel module {path} is damaged ({error}); fetch the kernel again") from error
+                raise FailedPrecondition(
+                    f"the kernel module {path} is damaged ({error}); fetch the kernel again"
+                ) from error
             depends: list[str] = []
             soft: list[str] = []
             for key, value in info:

@@ -1,7 +1,7 @@
 """x86's bzImage: takes the ELF ``vmlinux`` out of it, so that QEMU enters the kernel directly (PVH).
 
-A bzImage decompresses itself inside the guest, which costs seconds under TCG when it is xz; doing it once on the host and
-booting the ELF by its PVH entry point skips that and the real-mode start. Written against the kernel's
+A bzImage decompresses itself inside the guest, which costs seconds under TCG when it is xz; doing it once on the host
+and booting the ELF by its PVH entry point skips that and the real-mode start. Written against the kernel's
 Documentation/x86/boot.rst (setup header) and Xen's public/elfnote.h (XEN_ELFNOTE_PHYS32_ENTRY).
 
 Everything that is true of x86 only is in this file; other machines (aarch64's Image) get a neighbour of it.
@@ -43,7 +43,8 @@ def release(data: bytes) -> str | None:
 
 
 def extract_vmlinux(data: bytes) -> bytes:
-    """The ELF file inside; ElfError when there is none, it is damaged, or its compression (lz4, lzo) is not known here."""
+    """The ELF file inside; ElfError when there is none, it is damaged, or its compression (lz4, lzo) is not known
+    here."""
     if not is_bzimage(data):
         raise ElfError("not a bzImage")
     setup_sectors = data[0x1F1] or 4

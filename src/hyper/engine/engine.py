@@ -1,0 +1,136 @@
+"""The engine, put together: what ``hyper.daemon`` makes and the doors are given. Implements :class:`hyper.engine.api.Engine`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyper.engine.containers import ContainerUseCases
+from hyper.engine.events import EventLog
+from hyper.engine.execs import ExecUseCases
+from hyper.engine.images import ImageUseCases
+from hyper.engine.layout import Layout
+from hyper.engine.model import EngineInfo, Status
+from hyper.engine.records import EngineRecords
+from hyper.engine.recovery import Recovery
+from hyper.engine.registry import ContainerRegistry
+from hyper.engine.starter import Starter
+from hyper.engine.tasks import TaskSet
+from hyper.errors import HyperError
+from hyper.images.store import ImageStore
+from hyper.images.writable import WritableDisks
+from hyper.networks.bridge import BridgeNetwork
+from hyper.sandboxes.source import SandboxSource
+from hyper.system.database import Database
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What of the daemon's settings the engine itself needs."""
+
+    id: str
+    data_root: Path
+    exec_root: Path
+    rootfs_bytes: int
+
+
+class LiveEngine:
+    """One daemon's engine. Made by :meth:`open`; :meth:`close` either stops the containers or leaves them running."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        database: Database,
+        images: ImageStore,
+        disks: WritableDisks,
+        sandboxes: SandboxSource,
+        network: BridgeNetwork | None,
+        network_error: str,
+    ) -> None:
+        self._settings = settings
+        self._store = images
+        self._sandboxes = sandboxes
+        self._network_error = network_error
+        self._tasks = TaskSet()
+        records = EngineRecords(database)
+        layout = Layout(settings.data_root)
+        self._registry = ContainerRegistry(records)
+        self.events = EventLog()
+        self.execs = ExecUseCases(self._registry, self.events, self._tasks)
+        self.containers = ContainerUseCases(
+            registry=self._registry,
+            records=records,
+            layout=layout,
+            images=images,
+            disks=disks,
+            disk_bytes=settings.rootfs_bytes,
+            starter=Starter(layout, images, sandboxes, network, network_error),
+            network=network,
+            events=self.events,
+            tasks=self._tasks,
+            on_removed=self.execs.forget_container,
+        )
+        self.images = ImageUseCases(images, self._registry, self.events)
+        self._recovery = Recovery(
+            registry=self._registry,
+            records=records,
+            layout=layout,
+            images=images,
+            disks=disks,
+            sandboxes=sandboxes,
+            network=network,
+            containers=self.containers,
+        )
+        sandboxes.on_record = lambda record: records.put_sandbox(record.sandbox_id, record.owner, record.encode())
+        sandboxes.on_gone = records.delete_sandbox
+
+    async def open(self) -> None:
+        """Recover what an earlier daemon left; the doors open after this."""
+        await self._recovery.run()
+
+    async def close(self, *, stop_containers: bool) -> None:
+        """Stop the containers (all at once, each with its own timeout), or let go of them while they run on."""
+        if stop_containers:
+            live = [managed for managed in self._registry if managed.state.live]
+            results = await asyncio.gather(
+                *(self.containers.stop(managed.id) for managed in live), return_exceptions=True
+            )
+            for managed, result in zip(live, results, strict=True):
+                if isinstance(result, BaseException) and not isinstance(result, HyperError):
+                    _log.error("container %s could not be stopped", managed.id[:12], exc_info=result)
+            for kind in ("teardown", "discard", "follow", "auto-remove"):
+                await self._tasks.settle(kind)
+        await self._tasks.cancel()
+        for managed in self._registry:
+            if managed.run is not None:
+                await managed.run.abandon()
+
+    async def info(self) -> EngineInfo:
+        sandboxes = self._sandboxes.describe()
+        states = [managed.state.status for managed in self._registry]
+        return EngineInfo(
+            id=self._settings.id,
+            data_root=str(self._settings.data_root),
+            exec_root=str(self._settings.exec_root),
+            hypervisor=sandboxes.hypervisor,
+            hypervisor_version=sandboxes.hypervisor_version,
+            accelerator=sandboxes.accelerator,
+            accelerator_reason=sandboxes.accelerator_reason,
+            kernel_kind=sandboxes.kernel_kind,
+            kernel_release=sandboxes.kernel_release,
+            kernel_path=str(sandboxes.kernel_path),
+            agent_version=sandboxes.agent_version,
+            template=sandboxes.template,
+            storage="EROFS images with an ext4 writable layer each",
+            default_memory_bytes=sandboxes.default_memory_bytes,
+            default_cpus=sandboxes.default_cpus,
+            containers_running=states.count(Status.RUNNING),
+            containers_paused=states.count(Status.PAUSED),
+            containers_stopped=len(states) - states.count(Status.RUNNING) - states.count(Status.PAUSED),
+            images=len(self._store.list()),
+            warnings=(*sandboxes.warnings, *((self._network_error,) if self._network_error else ())),
+        )

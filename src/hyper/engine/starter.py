@@ -1,0 +1,232 @@
+"""From a recorded container to a running process: the one place where image, disks, network, sandbox and agent come together.
+
+Each resource is registered for release as soon as it exists, so a start that fails or is cancelled at any step leaves nothing; one that
+succeeds hands them to the :class:`~hyper.engine.run.Run`. Neighbours: ``runtime.py`` (the OCI spec), ``containers.py`` (who calls it,
+and takes everything down again).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hyper.engine.layout import Layout
+from hyper.engine.log_file import LogWriter
+from hyper.engine.managed import Managed
+from hyper.engine.model import Container, NetworkAttachment, PortBinding
+from hyper.engine.ports import requested_ports
+from hyper.engine.run import Run
+from hyper.engine.runtime import runtime_spec
+from hyper.errors import FailedPrecondition
+from hyper.guest.agent import Stdio
+from hyper.hypervisors.base import Nic
+from hyper.images.store import ImageStore
+from hyper.networks.bridge import BridgeNetwork, Endpoint
+from hyper.networks.resolver_files import hosts_file, resolv_conf
+from hyper.sandboxes.source import Interface, Route, Sandbox, SandboxConfig, SandboxRequest, SandboxSource
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a start adds to the container's record."""
+
+    run: Run
+    pid: int
+    started_ns: int
+    networks: tuple[NetworkAttachment, ...]
+    bindings: tuple[PortBinding, ...]
+    timings_ms: dict[str, float]
+
+
+class Timeline:
+    """Milliseconds of each phase, in the order they were reached."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, float] = {}
+        self._began = self._last = time.monotonic()
+
+    def mark(self, phase: str) -> None:
+        """The phase that ends now began where the last one ended."""
+        now = time.monotonic()
+        self.phases[phase] = round((now - self._last) * 1e3, 2)
+        self._last = now
+
+    def total(self) -> None:
+        self.phases["total"] = round((time.monotonic() - self._began) * 1e3, 2)
+
+
+class Starter:
+    def __init__(
+        self,
+        layout: Layout,
+        images: ImageStore,
+        sandboxes: SandboxSource,
+        network: BridgeNetwork | None,
+        network_error: str,
+    ) -> None:
+        self._layout = layout
+        self._images = images
+        self._sandboxes = sandboxes
+        self._network = network
+        self._network_error = network_error
+
+    async def start(self, managed: Managed) -> Started:
+        """Run it. Raises what stands in the way, with nothing left behind; the agent's refusals keep their kinds."""
+        container = managed.snapshot
+        timeline = Timeline()
+        async with AsyncExitStack() as undo:
+            endpoint, nics = await self._connect(container, undo)
+            timeline.mark("network")
+            sandbox = await self._sandbox(container, endpoint, nics, undo)
+            timeline.phases |= {f"sandbox.{name}": value for name, value in sandbox.timings.items()}
+            timeline.mark("sandbox")
+            rootfs = await self._rootfs(container, sandbox)
+            timeline.mark("disks")
+            agent = sandbox.agent
+            stdio = Stdio(
+                io=agent.new_stream(),
+                stderr=None if container.config.tty else agent.new_stream(),
+                stdin=container.config.open_stdin,
+            )
+            run = Run(
+                container_id=container.id,
+                sandbox=sandbox,
+                hub=managed.hub,
+                log=LogWriter.begin(self._layout.log(container.id)),
+                stdio=stdio,
+                tty=container.config.tty,
+            )
+            undo.push_async_callback(run.abandon)
+            pid = await agent.create(
+                id=container.id,
+                spec=runtime_spec(container, default_memory_bytes=self._sandboxes.default_memory_bytes),
+                rootfs=rootfs,
+                files=self._files(container, endpoint),
+                stdio=stdio,
+            )
+            run.begin()
+            timeline.mark("agent.create")
+            bindings = await self._publish(container, endpoint, undo)
+            started_ns = await agent.start(container.id)
+            timeline.mark("agent.start")
+            timeline.total()
+            if container.config.open_stdin:
+                managed.hub.input.set_result(agent.input(stdio.io))
+            elif not managed.hub.input.done():
+                managed.hub.input.set_result(None)
+            undo.pop_all()
+        networks = tuple(
+            NetworkAttachment(
+                network=attachment.network,
+                network_id=attachment.network_id,
+                endpoint_id=secrets.token_hex(32) if endpoint else "",
+                mac_address=endpoint.mac if endpoint else "",
+                address=endpoint.address if endpoint else "",
+                prefix_length=endpoint.prefix_length if endpoint else 0,
+                gateway=endpoint.gateway if endpoint else "",
+            )
+            for attachment in container.networks
+        )
+        return Started(run, pid, started_ns, networks, bindings, timeline.phases)
+
+    async def _connect(self, container: Container, undo: AsyncExitStack) -> tuple[Endpoint | None, tuple[Nic, ...]]:
+        if container.config.network_mode == "none":
+            return None, ()
+        if self._network is None:
+            raise FailedPrecondition(
+                f"container {container.name} wants the default network, which this daemon has not: {self._network_error}; "
+                "use --network none"
+            )
+        endpoint = self._network.allocate(container.id)
+        undo.callback(self._network.release, container.id)
+        tap_fd = await self._network.open_tap(endpoint)
+        return endpoint, (Nic(mac=endpoint.mac, tap_fd=tap_fd),)
+
+    async def _sandbox(
+        self, container: Container, endpoint: Endpoint | None, nics: tuple[Nic, ...], undo: AsyncExitStack
+    ) -> Sandbox:
+        config = container.config
+        interfaces: tuple[Interface, ...] = ()
+        if endpoint:
+            interfaces = (
+                Interface(
+                    mac=endpoint.mac,
+                    name="eth0",
+                    mtu=self._network.settings.mtu if self._network else 1500,
+                    addresses=(f"{endpoint.address}/{endpoint.prefix_length}",),
+                    routes=(Route(to="default", via=endpoint.gateway),),
+                ),
+            )
+        sandbox_id = container.sandbox_id
+        sandbox = await self._sandboxes.acquire(
+            SandboxRequest(
+                sandbox_id=sandbox_id,
+                owner=container.owner,
+                memory_bytes=config.memory_bytes or None,
+                cpus=cpus(container),
+                nics=nics,
+                configure=SandboxConfig(
+                    hostname=config.hostname,
+                    interfaces=interfaces,
+                    sysctls={},
+                    machine_id=container.id[:32],
+                ),
+            )
+        )
+        undo.push_async_callback(sandbox.destroy, graceful=False)
+        return sandbox
+
+    async def _rootfs(self, container: Container, sandbox: Sandbox) -> dict[str, Any]:
+        image = self._images.resolve(container.image_id)
+        writable = self._layout.writable(container.id)
+        *layers, top = await asyncio.gather(
+            *(sandbox.attach_disk(disk, fs="erofs", readonly=True) for disk in image.disks),
+            sandbox.attach_disk(writable, fs="ext4", readonly=False),
+        )
+        return {"layers": layers, "writable": top, "readonly": container.config.readonly_rootfs}
+
+    async def _publish(
+        self, container: Container, endpoint: Endpoint | None, undo: AsyncExitStack
+    ) -> tuple[PortBinding, ...]:
+        requests = requested_ports(container.config)
+        if not requests or endpoint is None or self._network is None:
+            return ()
+        undo.push_async_callback(self._network.unpublish, container.id)
+        bindings = await self._network.publish(container.id, requests)
+        return tuple(msgspec.convert(binding, PortBinding, from_attributes=True) for binding in bindings)
+
+    def _files(self, container: Container, endpoint: Endpoint | None) -> list[dict[str, Any]]:
+        config = container.config
+        contents = {
+            "/etc/hostname": f"{config.hostname}\n".encode(),
+            "/etc/hosts": hosts_file(
+                hostname=config.hostname,
+                domainname=config.domainname,
+                address=endpoint.address if endpoint else None,
+                extra=config.extra_hosts,
+            ),
+            "/etc/resolv.conf": resolv_conf(
+                Path("/etc/resolv.conf"), servers=config.dns, search=config.dns_search, options=config.dns_options
+            ),
+        }
+        return [
+            {"path": path, "content": base64.b64encode(data).decode(), "mode": 0o644} for path, data in contents.items()
+        ]
+
+
+def cpus(container: Container) -> float | None:
+    """How many processors it may use; None: the default."""
+    config = container.config
+    if config.nano_cpus:
+        return config.nano_cpus / 1e9
+    if config.cpu_quota_us > 0:
+        return config.cpu_quota_us / (config.cpu_period_us or 100_000)
+    return None

@@ -1,1 +1,2 @@
-"""Use cases: containers, execs, images, events, logs, recovery. The doors (``hyper.api``) call these and nothing below."""
+"""Use cases: containers, execs, images, events, logs, recovery. The doors (``hyper.api``) call these and nothing
+below."""

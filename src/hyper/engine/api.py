@@ -1,7 +1,9 @@
-"""The engine as its doors see it: small Protocols, one per resource. Implementations are in this package; a door imports only this
+"""The engine as its doors see it: small Protocols, one per resource. Implementations are in this package; a door
+imports only this
 module and :mod:`hyper.engine.model`.
 
-References to containers are what users type: a full ID, an unambiguous prefix of one, or a name (with or without a leading slash). Each method
+References to containers are what users type: a full ID, an unambiguous prefix of one, or a name (with or without a
+leading slash). Each method
 that takes one raises NotFound ("No such container: x") for an unknown one.
 """
 
@@ -31,7 +33,8 @@ class Attachment(Protocol):
     def tty(self) -> bool: ...
 
     def output(self) -> AsyncIterator[OutputChunk]:
-        """Output from the moment of attaching (or with ``logs``, from the start), until the process's streams end. A terminal has only stdout."""
+        """Output from the moment of attaching (or with ``logs``, from the start), until the process's streams end. A
+        terminal has only stdout."""
         ...
 
     async def write(self, data: bytes) -> None:
@@ -39,7 +42,8 @@ class Attachment(Protocol):
         ...
 
     async def finish(self) -> None:
-        """No more stdin from this client. Ends the process's stdin when this is its only or last such client (``stdin_once``), as Docker does."""
+        """No more stdin from this client. Ends the process's stdin when this is its only or last such client
+        (``stdin_once``), as Docker does."""
         ...
 
     async def close(self) -> None:
@@ -130,7 +134,8 @@ class Events(Protocol):
 
 
 class Engine(Protocol):
-    """Everything a door may ask for. Images are ``hyper.images.store.ImageStore`` wrapped with the engine's rules (in use, events)."""
+    """Everything a door may ask for. Images are ``hyper.images.store.ImageStore`` wrapped with the engine's rules
+    (in use, events)."""
 
     @property
     def containers(self) -> Containers: ...
@@ -156,9 +161,12 @@ class LoadedImage(Protocol):
 
 
 class Images(Protocol):
-    """Same objects as ``hyper.images.store`` (docs/seams.md); the engine adds events and the check whether containers use an image."""
+    """Same objects as ``hyper.images.store`` (docs/seams.md); the engine adds events and the check whether
+    containers use an image."""
 
-    async def load(self, stream: AsyncIterator[bytes], *, progress: Callable[[object], None]) -> Sequence[LoadedImage]: ...
+    async def load(
+        self, stream: AsyncIterator[bytes], *, progress: Callable[[object], None]
+    ) -> Sequence[LoadedImage]: ...
 
     async def import_root(
         self,

@@ -1,4 +1,5 @@
-"""A client's end of a process's streams: what ``attach``, ``run -i`` and ``exec`` hand to a door. Neighbour: ``output.py``."""
+"""A client's end of a process's streams: what ``attach``, ``run -i`` and ``exec`` hand to a door. Neighbour:
+``output.py``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""Use cases on containers: create, start, stop, kill, wait, attach, logs, remove. Implements :class:`hyper.engine.api.Containers`.
+"""Use cases on containers: create, start, stop, kill, wait, attach, logs, remove. Implements
+:class:`hyper.engine.api.Containers`.
 
-Whatever is acknowledged is in the records first. Exits are noticed by a task per run, which records them, tells the waiters and takes
-the sandbox down behind that. Neighbours: ``starter.py``, ``run.py``, ``registry.py``; ``recovery.py`` puts runs back after a restart.
+Whatever is acknowledged is in the records first. Exits are noticed by a task per run, which records them, tells the
+waiters and takes
+the sandbox down behind that. Neighbours: ``starter.py``, ``run.py``, ``registry.py``; ``recovery.py`` puts runs back
+after a restart.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+
 import msgspec
 
 from hyper.engine import logs as log_reading
@@ -128,7 +132,8 @@ class ContainerUseCases:
             await self._start(managed)
 
     async def _start(self, managed: Managed) -> None:
-        # The sandbox's ID is known before the sandbox is, but recorded as the container's own only once it runs: a VM that a killed daemon
+        # The sandbox's ID is known before the sandbox is, but recorded as the container's own only once it runs: a
+        # VM that a killed daemon
         # was still starting is a stray for the next one.
         managed.snapshot = msgspec.structs.replace(managed.snapshot, sandbox_id=secrets.token_hex(16))
         try:
@@ -198,7 +203,8 @@ class ContainerUseCases:
             await self.remove_ended(managed)
 
     async def _teardown(self, container_id: str, run: Run, end: RunEnd) -> None:
-        """Give everything of a finished run back. Never fails: what cannot be freed now is freed by the next daemon's start."""
+        """Give everything of a finished run back. Never fails: what cannot be freed now is freed by the next
+        daemon's start."""
         if self._network is not None:
             try:
                 await self._network.unpublish(container_id)
@@ -277,9 +283,7 @@ class ContainerUseCases:
             try:
                 await run.sandbox.agent.signal(managed.id, number)
             except NotFound as error:
-                raise Conflict(
-                    f"cannot kill container: {reference}: container {managed.id} is not running"
-                ) from error
+                raise Conflict(f"cannot kill container: {reference}: container {managed.id} is not running") from error
         self._emit(managed, "kill", signal=str(number))
 
     async def pause(self, reference: str) -> None:
@@ -328,7 +332,8 @@ class ContainerUseCases:
                 return
             if managed.run is not None:
                 raise Conflict(f'cannot remove container "{managed.snapshot.name}": it has been started again')
-            # The record goes first: files without a record are swept at the next start, a record without its files would lie.
+            # The record goes first: files without a record are swept at the next start, a record without its files
+            # would lie.
             self._registry.drop(managed)
             managed.removed = True
             self._on_removed(managed.id)

@@ -69,7 +69,8 @@ def _merge(config: ContainerConfig, image: Image, container_id: str) -> Containe
 
 
 def merge_env(*sets: Sequence[str]) -> tuple[str, ...]:
-    """Later sets win; "NAME" without a value in a later set removes the variable. The order is that of first mention, the user's own first."""
+    """Later sets win; "NAME" without a value in a later set removes the variable. The order is that of first
+    mention, the user's own first."""
     merged: dict[str, str | None] = {}
     for variable in sets[-1]:
         merged.setdefault(variable.partition("=")[0], None)
@@ -92,7 +93,8 @@ def _check(config: ContainerConfig) -> None:
         )
     if config.restart_policy.name != "no":
         raise Unsupported(
-            f'restart policy "{config.restart_policy.name}" is not there yet: only "no" works, start the container yourself'
+            f'restart policy "{config.restart_policy.name}" is not there yet: only "no" works, start the container
+            yourself'
         )
     if config.log_driver not in ("json-file", ""):
         raise Unsupported(f'logging driver "{config.log_driver}" is not there yet: only json-file works')

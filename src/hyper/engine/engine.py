@@ -1,4 +1,5 @@
-"""The engine, put together: what ``hyper.daemon`` makes and the doors are given. Implements :class:`hyper.engine.api.Engine`."""
+"""The engine, put together: what ``hyper.daemon`` makes and the doors are given. Implements
+:class:`hyper.engine.api.Engine`."""
 
 from __future__ import annotations
 

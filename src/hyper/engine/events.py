@@ -1,4 +1,5 @@
-"""What happened, kept for a while and told to whoever listens. Bounded: the last 1,024 events are kept, a listener that falls 4,096 behind is cut off."""
+"""What happened, kept for a while and told to whoever listens. Bounded: the last 1,024 events are kept, a listener
+that falls 4,096 behind is cut off."""
 
 from __future__ import annotations
 
@@ -21,9 +22,7 @@ class EventLog:
         self._listeners: set[asyncio.Queue[Event]] = set()
 
     def emit(self, type_: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
-        event = Event(
-            type=type_, action=action, actor_id=actor_id, attributes=dict(attributes), time_ns=time.time_ns()
-        )
+        event = Event(type=type_, action=action, actor_id=actor_id, attributes=dict(attributes), time_ns=time.time_ns())
         self._kept.append(event)
         for queue in tuple(self._listeners):
             try:
@@ -35,7 +34,9 @@ class EventLog:
         """Registered when this returns, so that nothing that happens after is missed; the caller must iterate it."""
         queue: asyncio.Queue[Event] = asyncio.Queue(LISTENER_EVENTS)
         past = [
-            event for event in self._kept if since_ns and event.time_ns >= since_ns and (not until_ns or event.time_ns < until_ns)
+            event
+            for event in self._kept
+            if since_ns and event.time_ns >= since_ns and (not until_ns or event.time_ns < until_ns)
         ]
         self._listeners.add(queue)
         return self._iterate(queue, past, until_ns, accept)

@@ -1,7 +1,9 @@
 """Use cases on execs. Implements :class:`hyper.engine.api.Execs`.
 
-Execs live in memory: they have one client, whose connection ends with the daemon; after a restart the agent ends their records by itself
-(``recovery.py``). Their output goes to that client without a log: it is acknowledged as the client takes it. Ended ones are forgotten with
+Execs live in memory: they have one client, whose connection ends with the daemon; after a restart the agent ends
+their records by itself
+(``recovery.py``). Their output goes to that client without a log: it is acknowledged as the client takes it. Ended
+ones are forgotten with
 their container, or when there are more than a few hundred.
 """
 

@@ -1,4 +1,5 @@
-"""Images with the engine's rules: events, and no removal of what a container needs. Implements :class:`hyper.engine.api.Images`."""
+"""Images with the engine's rules: events, and no removal of what a container needs. Implements
+:class:`hyper.engine.api.Images`."""
 
 from __future__ import annotations
 

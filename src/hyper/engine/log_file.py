@@ -1,11 +1,15 @@
 """A container's log in Docker's json-file format, with the position of each output stream beside every line.
 
-A line is ``{"log":"text\\n","stream":"stdout","time":"2026-01-02T03:04:05.678901234Z","end":[O,E]}``: Docker's three members and ours,
-``end``, the positions up to which the agent's stdout and stderr streams of *this run* are in the file. They are written with the text in
-one write, so after ``kill -9`` the last whole line says exactly where to go on: nothing lost, nothing twice. A torn last line is cut off.
+A line is ``{"log":"text\\n","stream":"stdout","time":"2026-01-02T03:04:05.678901234Z","end":[O,E]}``: Docker's three
+members and ours,
+``end``, the positions up to which the agent's stdout and stderr streams of *this run* are in the file. They are
+written with the text in
+one write, so after ``kill -9`` the last whole line says exactly where to go on: nothing lost, nothing twice. A torn
+last line is cut off.
 ``{"run":N}`` lines mark where a run begins and positions start again at 0.
 
-As in Docker, text is logged line by line; a line over 16 KiB is split, text without a newline waits for one (unacknowledged,
+As in Docker, text is logged line by line; a line over 16 KiB is split, text without a newline waits for one
+(unacknowledged,
 so the agent still holds it) until 16 KiB or the end. Times have nine decimals always, so that they sort as text.
 """
 
@@ -148,7 +152,9 @@ class LogWriter:
             os.ftruncate(self._descriptor, start)
             os.lseek(self._descriptor, start, os.SEEK_SET)
             if not self._dropped:
-                _log.error("log %s cannot be written (%s): output is lost until there is space", self.path, error.strerror)
+                _log.error(
+                    "log %s cannot be written (%s): output is lost until there is space", self.path, error.strerror
+                )
             self._dropped += len(data)
             return
         if self._dropped:

@@ -1,6 +1,7 @@
 """Reading a container's log: ``docker logs`` and the history that ``attach?logs=1`` shows. Neighbour: ``log_file.py``.
 
-A follower reads the file itself, not the stream: it needs no queue, so it can neither hold the container up nor take memory, and it sees exactly
+A follower reads the file itself, not the stream: it needs no queue, so it can neither hold the container up nor take
+memory, and it sees exactly
 what is kept. It looks for more every 50 ms.
 """
 
@@ -39,7 +40,8 @@ async def read(
         run = managed.run
         live = managed.state.live and run is not None
         while batch := await blocking.run(_batch, path, position):
-            for position, entry in batch:
+            position = batch[-1][0]
+            for _, entry in batch:
                 if until_ns and entry.time_ns > until_ns:
                     return
                 if entry.stream in streams and entry.time_ns >= since_ns:

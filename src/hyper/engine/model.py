@@ -1,17 +1,18 @@
 """The engine's data: what a container is asked to be, and what it is now. Pure; stored as JSON in the records.
 
-Doors translate their own wire formats to these and back (``hyper.api.docker.translate``); nothing here is Docker's JSON.
+Doors translate their own wire formats to these and back (``hyper.api.docker.translate``); nothing here is Docker's
+JSON.
 """
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """Where a container is in its life; the values are Docker's ``State.Status``."""
 
     CREATED = "created"
@@ -30,6 +31,8 @@ class PortRequest(msgspec.Struct, frozen=True, kw_only=True):
     protocol: Literal["tcp", "udp", "sctp"] = "tcp"
     host_ip: str = ""
     host_port: int | None = None
+    host_port_end: int | None = None
+    """Any free one from ``host_port`` to this."""
 
 
 class PortBinding(msgspec.Struct, frozen=True, kw_only=True):

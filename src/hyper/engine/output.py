@@ -1,6 +1,7 @@
 """One process's output, given to any number of attached clients, and its stdin, taken from them.
 
-A client that does not read holds the process up once its queue (1 MiB) is full, as with Docker's own engine; it never holds up another
+A client that does not read holds the process up once its queue (1 MiB) is full, as with Docker's own engine; it
+never holds up another
 process. When the process has ended, what is left (bounded by the agent's buffers) is queued without waiting, so that a
 stalled client cannot delay the exit. Neighbours: ``run.py`` feeds it, ``attachment.py`` is a client's end.
 """

@@ -1,6 +1,7 @@
 """The engine's records in the state database: containers and the sandboxes they run in.
 
-A row is the object's JSON plus the few columns that are searched or must be unique. Neighbours: ``model.py`` (what is stored),
+A row is the object's JSON plus the few columns that are searched or must be unique. Neighbours: ``model.py`` (what
+is stored),
 ``hyper.system.database`` (how).
 """
 
@@ -34,7 +35,8 @@ _MIGRATIONS = (
 
 
 class EngineRecords:
-    """Containers and sandboxes, each write its own transaction, durable against ``kill -9`` of the daemon when it returns."""
+    """Containers and sandboxes, each write its own transaction, durable against ``kill -9`` of the daemon when it
+    returns."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -46,7 +48,13 @@ class EngineRecords:
             with self._database.transaction() as connection:
                 connection.execute(
                     "INSERT INTO containers VALUES (?, ?, ?, ?, ?)",
-                    (container.id, container.owner, container.name, container.created_ns, msgspec.json.encode(container)),
+                    (
+                        container.id,
+                        container.owner,
+                        container.name,
+                        container.created_ns,
+                        msgspec.json.encode(container),
+                    ),
                 )
         except sqlite3.IntegrityError as error:
             raise self.name_taken(container.name, container.owner) from error

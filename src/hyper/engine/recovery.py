@@ -1,7 +1,10 @@
-"""After a start of the daemon: take over the containers that still run, record the ends of those that do not, sweep up the rest.
+"""After a start of the daemon: take over the containers that still run, record the ends of those that do not, sweep
+up the rest.
 
-``kill -9`` may have struck between any two steps, so the order is: records say what should be; live VMMs named by them are adopted; VMMs, disks,
-directories, addresses and rules that no record names are removed. Nothing here trusts that the last daemon finished what it began.
+``kill -9`` may have struck between any two steps, so the order is: records say what should be; live VMMs named by
+them are adopted; VMMs, disks,
+directories, addresses and rules that no record names are removed. Nothing here trusts that the last daemon finished
+what it began.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from hyper.guest.agent import ContainerState, ProcessExited, ProcessState
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
 from hyper.networks.bridge import BridgeNetwork
+from hyper.networks.ports import PortBinding as NetworkBinding
 from hyper.sandboxes.source import Sandbox, SandboxRecord, SandboxSource
 
 _log = logging.getLogger(__name__)
@@ -63,7 +67,13 @@ class Recovery:
             if sandbox_id not in keep:
                 self._records.delete_sandbox(sandbox_id)
         await asyncio.gather(*(self._adopt(managed, sandboxes) for managed in live))
-        adopted = {managed.id: managed.snapshot.bindings for managed in self._registry if managed.run is not None}
+        adopted = {
+            managed.id: [
+                msgspec.convert(item, NetworkBinding, from_attributes=True) for item in managed.snapshot.bindings
+            ]
+            for managed in self._registry
+            if managed.run is not None
+        }
         if self._network is not None:
             await self._network.restore(adopted)
         for managed in self._registry:

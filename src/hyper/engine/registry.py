@@ -1,4 +1,5 @@
-"""All containers in memory, found as users name them. The records hold the same; this is what every list and look-up reads."""
+"""All containers in memory, found as users name them. The records hold the same; this is what every list and look-up
+reads."""
 
 from __future__ import annotations
 
@@ -73,6 +74,4 @@ class ContainerRegistry:
 def check_name(name: str) -> None:
     """InvalidArgument with Docker's words for a name that it would refuse."""
     if not _NAME.fullmatch(name):
-        raise InvalidArgument(
-            f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-        )
+        raise InvalidArgument(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")

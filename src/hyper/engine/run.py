@@ -1,8 +1,11 @@
 """One run of a container: its sandbox, its streams, and how it ended.
 
-A Run exists exactly while a process of the container may exist. It pumps output into the log and to attached clients, acknowledging to
-the agent only what the log file holds, and resolves :attr:`Run.ended` once: with the process's own exit, or with the reason why its VM died.
-Neighbours: ``starter.py`` makes it, ``recovery.py`` makes it again after a restart, ``containers.py`` records what it says.
+A Run exists exactly while a process of the container may exist. It pumps output into the log and to attached
+clients, acknowledging to
+the agent only what the log file holds, and resolves :attr:`Run.ended` once: with the process's own exit, or with the
+reason why its VM died.
+Neighbours: ``starter.py`` makes it, ``recovery.py`` makes it again after a restart, ``containers.py`` records what
+it says.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass, field
 
 from hyper.engine.log_file import LogWriter, StreamName
 from hyper.engine.output import OutputHub
-from hyper.errors import HyperError, Unavailable
+from hyper.errors import Unavailable
 from hyper.guest.agent import Event, OutputStream, ProcessExited, Stdio
 from hyper.sandboxes.source import Sandbox
 
@@ -140,5 +143,3 @@ class Run:
         self.log.close()
         self.hub.end()
         self.ended.set_result(end)
-
-

@@ -1,4 +1,5 @@
-"""Signal names and numbers as Docker takes them: "SIGTERM", "term", "15", "RTMIN+3". The numbers are Linux's (same on x86-64 and aarch64)."""
+"""Signal names and numbers as Docker takes them: "SIGTERM", "term", "15", "RTMIN+3". The numbers are Linux's (same
+on x86-64 and aarch64)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""From a recorded container to a running process: the one place where image, disks, network, sandbox and agent come together.
+"""From a recorded container to a running process: the one place where image, disks, network, sandbox and agent come
+together.
 
-Each resource is registered for release as soon as it exists, so a start that fails or is cancelled at any step leaves nothing; one that
-succeeds hands them to the :class:`~hyper.engine.run.Run`. Neighbours: ``runtime.py`` (the OCI spec), ``containers.py`` (who calls it,
+Each resource is registered for release as soon as it exists, so a start that fails or is cancelled at any step
+leaves nothing; one that
+succeeds hands them to the :class:`~hyper.engine.run.Run`. Neighbours: ``runtime.py`` (the OCI spec),
+``containers.py`` (who calls it,
 and takes everything down again).
 """
 
@@ -13,7 +16,6 @@ import secrets
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,7 +32,14 @@ from hyper.guest.agent import Stdio
 from hyper.hypervisors.base import Nic
 from hyper.images.store import ImageStore
 from hyper.networks.bridge import BridgeNetwork, Endpoint
-from hyper.networks.resolver_files import hosts_file, resolv_conf
+from hyper.networks.ports import PortRequest
+from hyper.networks.resolver_files import (
+    ResolverOptions,
+    hostname_file,
+    hosts_file,
+    read_host_resolv_conf,
+    resolv_conf,
+)
 from hyper.sandboxes.source import Interface, Route, Sandbox, SandboxConfig, SandboxRequest, SandboxSource
 
 
@@ -129,9 +138,9 @@ class Starter:
                 network_id=attachment.network_id,
                 endpoint_id=secrets.token_hex(32) if endpoint else "",
                 mac_address=endpoint.mac if endpoint else "",
-                address=endpoint.address if endpoint else "",
+                address=str(endpoint.address) if endpoint else "",
                 prefix_length=endpoint.prefix_length if endpoint else 0,
-                gateway=endpoint.gateway if endpoint else "",
+                gateway=str(endpoint.gateway) if endpoint else "",
             )
             for attachment in container.networks
         )
@@ -142,7 +151,8 @@ class Starter:
             return None, ()
         if self._network is None:
             raise FailedPrecondition(
-                f"container {container.name} wants the default network, which this daemon has not: {self._network_error}; "
+                f"container {container.name} wants the default network, which this daemon has not:
+                {self._network_error}; "
                 "use --network none"
             )
         endpoint = self._network.allocate(container.id)
@@ -162,7 +172,7 @@ class Starter:
                     name="eth0",
                     mtu=self._network.settings.mtu if self._network else 1500,
                     addresses=(f"{endpoint.address}/{endpoint.prefix_length}",),
-                    routes=(Route(to="default", via=endpoint.gateway),),
+                    routes=(Route(to="default", via=str(endpoint.gateway)),),
                 ),
             )
         sandbox_id = container.sandbox_id
@@ -200,21 +210,24 @@ class Starter:
         if not requests or endpoint is None or self._network is None:
             return ()
         undo.push_async_callback(self._network.unpublish, container.id)
-        bindings = await self._network.publish(container.id, requests)
+        wanted = [msgspec.convert(request, PortRequest, from_attributes=True) for request in requests]
+        bindings = await self._network.publish(container.id, wanted, name=container.name)
         return tuple(msgspec.convert(binding, PortBinding, from_attributes=True) for binding in bindings)
 
     def _files(self, container: Container, endpoint: Endpoint | None) -> list[dict[str, Any]]:
         config = container.config
         contents = {
-            "/etc/hostname": f"{config.hostname}\n".encode(),
+            "/etc/hostname": hostname_file(config.hostname),
             "/etc/hosts": hosts_file(
                 hostname=config.hostname,
-                domainname=config.domainname,
+                domain_name=config.domainname,
                 address=endpoint.address if endpoint else None,
-                extra=config.extra_hosts,
+                extra_hosts=config.extra_hosts,
+                gateway=endpoint.gateway if endpoint else None,
             ),
             "/etc/resolv.conf": resolv_conf(
-                Path("/etc/resolv.conf"), servers=config.dns, search=config.dns_search, options=config.dns_options
+                read_host_resolv_conf(),
+                ResolverOptions(servers=config.dns, search=config.dns_search, options=config.dns_options),
             ),
         }
         return [

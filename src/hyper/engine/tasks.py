@@ -1,4 +1,5 @@
-"""Background tasks of the engine, all owned: none is lost, a failure is logged with its name, and closing waits for them."""
+"""Background tasks of the engine, all owned: none is lost, a failure is logged with its name, and closing waits for
+them."""
 
 from __future__ import annotations
 

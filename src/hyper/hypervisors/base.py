@@ -7,12 +7,12 @@ the only user. What only some drivers can do is a separate optional Protocol (no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 
-class Accelerator(str, Enum):
+class Accelerator(StrEnum):
     """How guest code runs: on the processor (KVM) or translated by QEMU (TCG, no security boundary)."""
 
     KVM = "kvm"
@@ -29,6 +29,8 @@ class HypervisorInfo:
     binary: Path
     accelerator: Accelerator
     reason: str
+    notes: tuple[str, ...] = ()
+    """What this host cannot do for us, in words (cgroup controllers that are missing)."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ class Vmm(Protocol):
         ...
 
     async def attach_disk(self, disk: DiskSpec) -> DiskAddress:
-        """Hot-plug; returns when the VMM has it (the guest may need a moment). A writable disk is opened exclusively."""
+        """Hot-plug; returns when the VMM has it (the guest may need a moment). A writable disk is opened
+        exclusively."""
         ...
 
     async def detach_disk(self, disk_id: str) -> None:
@@ -123,6 +126,11 @@ class Vmm(Protocol):
 
     async def wait(self) -> VmmExit:
         """Returns when the process is gone; at once and the same value ever after. Any number of waiters."""
+        ...
+
+    def last_words(self) -> str:
+        """The end of what the VMM and the guest's console printed, for error messages; at most a few lines. Never
+        raises."""
         ...
 
     async def kill(self) -> None:
@@ -148,10 +156,14 @@ class Hypervisor(Protocol):
         """Start a VMM and return when it runs guest code. Leaves nothing behind when it fails or is cancelled."""
         ...
 
-    async def adopt(self, spec: MachineSpec, identity: VmmIdentity, disks: tuple[tuple[DiskSpec, DiskAddress], ...]) -> Vmm:
-        """Take over a VMM launched by an earlier daemon. NotFound when that process is gone (or the pid is another's)."""
+    async def adopt(
+        self, spec: MachineSpec, identity: VmmIdentity, disks: tuple[tuple[DiskSpec, DiskAddress], ...]
+    ) -> Vmm:
+        """Take over a VMM launched by an earlier daemon. NotFound when that process is gone (or the pid is
+        another's)."""
         ...
 
     async def reap_strays(self, keep: frozenset[str]) -> list[str]:
-        """Kill VMMs of this daemon's root whose sandbox id is not in ``keep``; their ids. For start-up after kill -9."""
+        """Kill VMMs of this daemon's root whose sandbox id is not in ``keep``; their ids. For start-up after kill
+        -9."""
         ...

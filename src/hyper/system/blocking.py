@@ -18,6 +18,7 @@ _pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="blocking")
 
 
 async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run ``function`` in a thread and wait for it. A cancelled caller does not stop the thread: pass a stop flag if it must."""
+    """Run ``function`` in a thread and wait for it. A cancelled caller does not stop the thread: pass a stop flag if
+    it must."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_pool, lambda: function(*args, **kwargs))

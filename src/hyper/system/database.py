@@ -1,7 +1,8 @@
 """The state database: SQLite in WAL mode, one file per daemon root, one connection, used from the event loop's thread.
 
 A commit costs about 33 µs (WAL, ``synchronous=NORMAL``), so it is called directly rather than through a thread. With
-NORMAL a *power loss* may drop the last commits, ``kill -9`` of the daemon never does; a caller whose acknowledgement must survive power
+NORMAL a *power loss* may drop the last commits, ``kill -9`` of the daemon never does; a caller whose acknowledgement
+must survive power
 loss asks for ``durable=True`` (one fsync). Each component owns its tables and brings
 its own migrations: a list of SQL scripts, applied once each, in order, counted per component.
 

@@ -93,8 +93,8 @@ def _check(config: ContainerConfig) -> None:
         )
     if config.restart_policy.name != "no":
         raise Unsupported(
-            f'restart policy "{config.restart_policy.name}" is not there yet: only "no" works, start the container
-            yourself'
+            f'restart policy "{config.restart_policy.name}" is not there yet: only "no" works, '
+            "start the container yourself"
         )
     if config.log_driver not in ("json-file", ""):
         raise Unsupported(f'logging driver "{config.log_driver}" is not there yet: only json-file works')

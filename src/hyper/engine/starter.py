@@ -151,9 +151,8 @@ class Starter:
             return None, ()
         if self._network is None:
             raise FailedPrecondition(
-                f"container {container.name} wants the default network, which this daemon has not:
-                {self._network_error}; "
-                "use --network none"
+                f"container {container.name} wants the default network, which this daemon has not: "
+                f"{self._network_error}; use --network none"
             )
         endpoint = self._network.allocate(container.id)
         undo.callback(self._network.release, container.id)

@@ -44,15 +44,16 @@ class Database:
         version = int(row["version"]) if row else 0
         if version > len(scripts):
             raise FailedPrecondition(
-                f"{self.path} was written by a newer Hyper ({component} schema {version}, this one knows {len(scripts)}); "
-                "start that version, or use another --data-root"
+                f"{self.path} was written by a newer Hyper ({component} schema {version}, this one knows "
+                f"{len(scripts)}); start that version, or use another --data-root"
             )
         for number, script in enumerate(scripts[version:], start=version + 1):
             with self.transaction() as connection:
                 for statement in filter(None, (part.strip() for part in script.split(";\n"))):
                     connection.execute(statement)
                 connection.execute(
-                    "INSERT INTO migrations VALUES (?, ?) ON CONFLICT (component) DO UPDATE SET version = excluded.version",
+                    "INSERT INTO migrations VALUES (?, ?) "
+                    "ON CONFLICT (component) DO UPDATE SET version = excluded.version",
                     (component, number),
                 )
 

@@ -1,0 +1,109 @@
+"""QEMU's command line: a pure function of the machine, the probe's findings and descriptor numbers, tested against
+golden files.
+
+Everything QEMU may touch comes by descriptor: kernel and initrd (``/proc/self/fd``, which needs no path), the listening
+sockets of QMP and the agent, taps. Disks are plugged later (:mod:`hyper.hypervisors.qemu.disks`).
+
+The machine's shape is made for what comes later: q35's root bus refuses hot-plug, so there are spare root ports;
+``maxcpus`` and ``maxmem`` are set from the start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hyper.hypervisors.base import Accelerator, HypervisorInfo, MachineSpec
+
+AGENT_PORT = "org.hyper.agent.0"
+SPARE_PORTS = 4
+_MIB = 1 << 20
+_MEMORY_SLOTS = 16
+_TCG_CACHE_MIB = 64
+"""Bounds the translation cache, which QEMU would let grow to a gigabyte per VM."""
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """Descriptor numbers as the new process has them. ``taps`` in the order of ``MachineSpec.nics``."""
+
+    kernel: int
+    initrd: int
+    qmp: int
+    agent: int
+    taps: tuple[int, ...] = ()
+
+
+def marker(root_id: str, sandbox_id: str) -> str:
+    """The argument by which a VMM of ours is found in /proc."""
+    return f"guest=hyper:{root_id}:{sandbox_id}"
+
+
+def sandbox_of(argv: list[str], root_id: str) -> str | None:
+    """The sandbox whose VMM has this command line; None when it is not one of this root's."""
+    prefix = marker(root_id, "")
+    for argument in argv:
+        if argument.startswith(prefix):
+            return argument[len(prefix) :]
+    return None
+
+
+def build(spec: MachineSpec, info: HypervisorInfo, fds: Descriptors, root_id: str) -> list[str]:
+    """The arguments, program first."""
+    return [
+        str(info.binary),
+        *("-name", marker(root_id, spec.sandbox_id)),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-machine", "q35,hpet=off,vmport=off,smbus=off,sata=off,dump-guest-core=off"),
+        *_processor(spec, info),
+        *_memory(spec),
+        *("-kernel", f"/proc/self/fd/{fds.kernel}", "-initrd", f"/proc/self/fd/{fds.initrd}"),
+        *("-append", kernel_command_line(spec)),
+        *("-chardev", f"socket,id=qmp,fd={fds.qmp},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
+        # stdout is the console's bounded log; a file given by name would be truncated, which its seals forbid.
+        *("-chardev", "stdio,id=console,signal=off", "-device", "isa-serial,chardev=console"),
+        *("-device", "virtio-serial-pci,id=serial0,max_ports=2"),
+        *("-chardev", f"socket,id=agent,fd={fds.agent},server=on,wait=off"),
+        *("-device", f"virtserialport,bus=serial0.0,nr=1,chardev=agent,name={AGENT_PORT}"),
+        *("-device", "virtio-scsi-pci,id=scsi0"),
+        *("-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"),
+        *_nics(spec, fds),
+        *_spare_ports(),
+    ]
+
+
+def kernel_command_line(spec: MachineSpec) -> str:
+    """The machine's own options, then those of the kernel image (which may override them)."""
+    # maxmem makes the kernel set 64 MiB aside for bounce buffers, which no device of ours needs: swiotlb=noforce.
+    machine = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check swiotlb=noforce"
+    return f"{machine} hyper.port={AGENT_PORT} {spec.image.command_line}".strip()
+
+
+def _processor(spec: MachineSpec, info: HypervisorInfo) -> list[str]:
+    if info.accelerator is Accelerator.KVM:
+        model = ["-accel", "kvm", "-cpu", "host"]
+    else:
+        model = ["-accel", f"tcg,thread=multi,tb-size={_TCG_CACHE_MIB}", "-cpu", "max"]
+    return [*model, "-smp", f"cpus={spec.cpus},maxcpus={max(spec.cpus, spec.max_cpus)}"]
+
+
+def _memory(spec: MachineSpec) -> list[str]:
+    size = -(-spec.memory_bytes // _MIB)
+    most = -(-spec.max_memory_bytes // _MIB)
+    growth = f",slots={_MEMORY_SLOTS},maxmem={most}M" if most > size else ""
+    return ["-m", f"size={size}M{growth}"]
+
+
+def _nics(spec: MachineSpec, fds: Descriptors) -> list[str]:
+    arguments: list[str] = []
+    for number, (nic, tap) in enumerate(zip(spec.nics, fds.taps, strict=True)):
+        arguments += ["-netdev", f"tap,id=net{number},fd={tap},vhost=off"]
+        arguments += ["-device", f"virtio-net-pci,id=nic{number},netdev=net{number},mac={nic.mac},romfile="]
+    return arguments
+
+
+def _spare_ports() -> list[str]:
+    arguments: list[str] = []
+    for number in range(1, SPARE_PORTS + 1):
+        arguments += ["-device", f"pcie-root-port,id=spare{number},chassis={number},slot={number}"]
+    return arguments

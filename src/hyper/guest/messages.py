@@ -1,0 +1,225 @@
+"""The shapes of the agent's requests, answers and events (docs/agent-protocol.md §5).
+
+What the guest sends is decoded into these with their types checked; a value that does not fit breaks the protocol.
+Sizes are bytes, times nanoseconds since the epoch. Neighbour: ``agent``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+Text = Annotated[str, Meta(max_length=65_536)]
+Name = Annotated[str, Meta(max_length=256)]
+StreamNumber = Annotated[int, Meta(ge=1, le=2**32 - 1)]
+
+
+# -- what the host says
+
+
+class ScsiAddress(Struct, frozen=True):
+    channel: int
+    target: int
+    lun: int
+
+
+class Disk(Struct, frozen=True):
+    """Where a disk is in the guest, never what it is called there."""
+
+    scsi: ScsiAddress
+    fs: Literal["erofs", "ext4"]
+
+
+class Rootfs(Struct, frozen=True, omit_defaults=True):
+    """``layers`` lowest first. Without ``writable`` changes go to a tmpfs of ``writable_tmpfs_bytes``."""
+
+    layers: list[Disk]
+    writable: Disk | None = None
+    writable_tmpfs_bytes: int | None = None
+    readonly: bool = False
+
+
+class InjectedFile(Struct, frozen=True):
+    """A file put over the rootfs' own (hosts, resolv.conf…). ``content`` travels as base64."""
+
+    path: str
+    content: bytes
+    mode: int = 0o644
+
+
+class Stdio(Struct, frozen=True):
+    """``io``: stdin and stdout (both directions of a terminal); ``stderr`` None with a terminal."""
+
+    io: StreamNumber
+    stderr: StreamNumber | None
+    stdin: bool
+
+
+class Route(Struct, frozen=True):
+    to: str
+    via: str | None = None
+
+
+class Interface(Struct, frozen=True):
+    """A card, found by its ``mac``; ``addresses`` as ``172.29.0.2/16``."""
+
+    mac: str
+    name: str
+    mtu: int = 1500
+    addresses: list[str] = []
+    routes: list[Route] = []
+
+
+class Configuration(Struct, frozen=True, omit_defaults=True):
+    """What a sandbox is told about itself; only what is named is changed. ``entropy``: at least 32 bytes."""
+
+    hostname: str | None = None
+    time_ns: int | None = None
+    entropy: bytes | None = None
+    interfaces: list[Interface] = []
+    sysctls: dict[str, str] = {}
+    machine_id: str | None = None
+
+
+# -- what the agent answers
+
+
+class Nothing(Struct):
+    """An answer without members."""
+
+
+class Pong(Struct):
+    time_ns: int
+
+
+class Created(Struct):
+    pid: int
+
+
+class Started(Struct):
+    started_ns: int
+
+
+class ExecStarted(Struct):
+    pid: int
+    started_ns: int
+
+
+class Pids(Struct):
+    pids: Annotated[list[int], Meta(max_length=1 << 20)]
+
+
+class ProcessState(Struct):
+    """``process`` is "" for the container's init, else the exec's id."""
+
+    process: Name
+    pid: int
+    status: Literal["created", "running", "exited"]
+    exit_code: int | None
+    signal: int | None
+    started_ns: int | None
+    exited_ns: int | None
+    stdio: Stdio
+    tty: bool
+
+
+class ContainerState(Struct):
+    id: Name
+    status: Literal["created", "running", "paused", "stopped"]
+    pid: int
+    oom_killed: bool
+    processes: list[ProcessState]
+
+
+class SandboxMemory(Struct):
+    total_bytes: int
+    available_bytes: int
+
+
+class SandboxState(Struct):
+    containers: list[ContainerState]
+    uptime_ns: int
+    kernel: Name
+    memory: SandboxMemory
+
+
+class IoStats(Struct):
+    major: int
+    minor: int
+    rbytes: int
+    wbytes: int
+    rios: int
+    wios: int
+
+
+class Stats(Struct):
+    """cgroup v2's numbers of one container. ``memory_limit_bytes`` and ``pids_limit`` None: no limit."""
+
+    cpu_usage_ns: int
+    cpu_user_ns: int
+    cpu_system_ns: int
+    memory_bytes: int
+    memory_limit_bytes: int | None
+    memory_stat: dict[str, int]
+    pids: int
+    pids_limit: int | None
+    oom_kills: int
+    io: list[IoStats]
+    networks: dict[str, dict[str, int]]
+
+
+# -- events
+
+
+class ProcessExited(Struct, frozen=True):
+    """A process ended; 128+n for signal n. ``exec_id`` "" is the container's init."""
+
+    id: Name
+    exec_id: Name
+    exit_code: Annotated[int, Meta(ge=0, le=255)]
+    signal: int | None
+    exited_ns: int
+    oom_killed: bool
+
+
+class ContainerOom(Struct, frozen=True):
+    id: Name
+
+
+class AgentLog(Struct, frozen=True):
+    level: Name
+    message: Text
+
+
+Event = ProcessExited | ContainerOom | AgentLog
+EVENTS: dict[str, type[ProcessExited] | type[ContainerOom] | type[AgentLog]] = {
+    "process.exited": ProcessExited,
+    "container.oom": ContainerOom,
+    "agent.log": AgentLog,
+}
+
+
+# -- the envelope
+
+
+class WireError(Struct):
+    kind: Name
+    message: Text
+
+
+class Incoming(Struct):
+    """Any message of the agent: an answer (``id`` with ``result`` or ``error``) or an event."""
+
+    id: int | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    error: WireError | None = None
+    event: Name | None = None
+    params: msgspec.Raw = msgspec.Raw()
+
+
+class Outgoing(Struct):
+    id: int
+    method: str
+    params: dict[str, Any]

@@ -236,11 +236,10 @@ class QemuHypervisor:
 
 
 def _limits(spec: MachineSpec) -> CgroupLimits:
-    most = max(spec.memory_bytes, spec.max_memory_bytes)
     return CgroupLimits(
-        memory_bytes=most + _VMM_MEMORY_BYTES,
+        memory_bytes=spec.memory_bytes + _VMM_MEMORY_BYTES,
         processes=_VMM_THREADS,
-        cpus=max(spec.cpus, spec.max_cpus) + 1,  # one for QEMU's own threads
+        cpus=spec.cpus + 1,  # one for QEMU's own threads
     )
 
 

@@ -1,0 +1,106 @@
+"""What is said about a sandbox: what is asked for, what is recorded, what ``hyper info`` shows.
+
+Pure data. :class:`SandboxRecord` is all that a restarted daemon needs to take a sandbox over; the engine keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from hyper.guest.messages import Interface
+from hyper.hypervisors.base import DiskAddress, DiskSpec, Nic, VmmIdentity
+
+FileSystem = Literal["erofs", "ext4"]
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """What the agent is told before anything of the user's runs (docs/agent-protocol.md §5.1); clock and fresh entropy
+    are added when it is told."""
+
+    hostname: str
+    interfaces: Sequence[Interface] = ()
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    machine_id: str | None = None
+
+
+@dataclass(frozen=True)
+class SandboxRequest:
+    """A sandbox to be made. ``nics``' taps are taken over whatever comes of it."""
+
+    sandbox_id: str
+    """32 hexadecimal digits."""
+    owner: str
+    memory_bytes: int | None
+    """The workload's limit, held by the guest's cgroup; the VM gets an overhead on top. None: the default, no limit."""
+    cpus: float | None
+    nics: tuple[Nic, ...]
+    configure: SandboxConfig
+
+
+class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A plugged disk. ``users`` counts how often it was attached: a pod's containers share their layers."""
+
+    disk_id: str
+    path: str
+    fs: str
+    readonly: bool
+    channel: int
+    target: int
+    lun: int
+    users: int = 1
+
+    @property
+    def spec(self) -> DiskSpec:
+        return DiskSpec(self.disk_id, Path(self.path), self.readonly)
+
+    @property
+    def address(self) -> DiskAddress:
+        return DiskAddress(self.channel, self.target, self.lun)
+
+
+class SandboxRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What must be known to adopt a sandbox after a restart of the daemon."""
+
+    sandbox_id: str
+    owner: str
+    pid: int
+    start_time: int
+    boot_id: str
+    uid: int
+    memory_bytes: int
+    max_memory_bytes: int
+    cpus: int
+    max_cpus: int
+    disks: tuple[DiskRecord, ...] = ()
+
+    @property
+    def identity(self) -> VmmIdentity:
+        return VmmIdentity(self.pid, self.start_time, self.boot_id)
+
+    def encode(self) -> bytes:
+        """As JSON; ``msgspec.json.decode(…, type=SandboxRecord)`` reads it."""
+        return msgspec.json.encode(self)
+
+
+@dataclass(frozen=True)
+class SandboxesInfo:
+    """For ``hyper info``. What cannot be told (no QEMU, no kernel) is empty, and ``warnings`` says why."""
+
+    hypervisor: str
+    hypervisor_version: str
+    accelerator: str
+    accelerator_reason: str
+    kernel_kind: str
+    kernel_release: str
+    kernel_path: Path | None
+    agent_version: str
+    template: str
+    default_memory_bytes: int
+    default_cpus: int
+    warnings: tuple[str, ...]

@@ -1,0 +1,147 @@
+"""One sandbox and its life: its VMM, its agent, its disks, its end.
+
+Whoever gets a :class:`Sandbox` owns it until :meth:`Sandbox.destroy` or :meth:`Sandbox.release`. Made by
+:mod:`hyper.sandboxes.source`; every change that a restarted daemon must know of is announced as a new record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hyper.errors import Conflict, HyperError, NotFound, Unavailable
+from hyper.guest.agent import Agent
+from hyper.hypervisors.base import DiskSpec, Vmm
+from hyper.sandboxes.model import DiskRecord, FileSystem, SandboxRecord
+from hyper.system import blocking
+
+_log = logging.getLogger(__name__)
+_SHUTDOWN_S = 5.0
+"""Killing, syncing and unmounting in the guest; a big dirty page cache is what takes time."""
+_POWER_OFF_S = 2.0
+_SETTLE_S = 0.5
+
+
+class Sandbox:
+    """A running VM with an agent that answers."""
+
+    def __init__(
+        self,
+        vmm: Vmm,
+        agent: Agent,
+        record: SandboxRecord,
+        runtime_dir: Path,
+        timings: dict[str, float],
+        *,
+        on_record: Callable[[SandboxRecord], None],
+        on_end: Callable[[SandboxRecord], None],
+    ) -> None:
+        """``timings``: milliseconds by phase. ``on_end`` is called once all is freed (not after a release)."""
+        self.id = record.sandbox_id
+        self.agent = agent
+        self.record = record
+        self.timings = timings
+        self._vmm = vmm
+        self._runtime_dir = runtime_dir
+        self._on_record = on_record
+        self._on_end = on_end
+        self._plugging: dict[Path, asyncio.Lock] = {}
+        self._destroying: asyncio.Task[None] | None = None
+        self._released = False
+
+    async def attach_disk(self, path: Path, *, fs: FileSystem, readonly: bool) -> dict[str, Any]:
+        """Plug in a disk by its absolute path; the protocol's Disk object says where the guest finds it. Attaching a
+        read-only disk again counts and gives the same place; Conflict for a writable one."""
+        async with self._plugging.setdefault(path, asyncio.Lock()):
+            known = self._disk(path)
+            if known is not None:
+                if not (readonly and known.readonly):
+                    raise Conflict(f"disk {path} is attached to sandbox {self.id} already")
+                disk = msgspec.structs.replace(known, users=known.users + 1)
+            else:
+                spec = DiskSpec(f"d-{secrets.token_hex(6)}", path, readonly)
+                where = await self._vmm.attach_disk(spec)
+                disk = DiskRecord(
+                    spec.disk_id, str(path), fs, readonly, channel=where.channel, target=where.target, lun=where.lun
+                )
+            self._put(path, disk)
+        return {"scsi": {"channel": disk.channel, "target": disk.target, "lun": disk.lun}, "fs": disk.fs}
+
+    async def detach_disk(self, path: Path) -> None:
+        """Undo one attach; the last one unplugs it. The guest must have let go of it before. NotFound if not
+        attached."""
+        async with self._plugging.setdefault(path, asyncio.Lock()):
+            disk = self._disk(path)
+            if disk is None:
+                raise NotFound(f"disk {path} is not attached to sandbox {self.id}")
+            if disk.users > 1:
+                self._put(path, msgspec.structs.replace(disk, users=disk.users - 1))
+            else:
+                await self._vmm.detach_disk(disk.disk_id)
+                self._put(path, None)
+
+    async def wait(self) -> str:
+        """Why it ended, once the VMM is dead or the agent's link is lost for good. Any number of waiters."""
+        ended = asyncio.create_task(self._vmm.wait())
+        cut = asyncio.create_task(self.agent.closed())
+        try:
+            await asyncio.wait((ended, cut), return_when=asyncio.FIRST_COMPLETED)
+            # A dying VMM cuts the link first: its own reason is the better one.
+            await asyncio.wait((ended,), timeout=_SETTLE_S)
+            if ended.done():
+                return ended.result().reason
+            return f"the link to the guest's agent is lost: {cut.result()}"
+        finally:
+            for task in (ended, cut):
+                task.cancel()
+            await asyncio.gather(ended, cut, return_exceptions=True)
+
+    async def destroy(self, *, graceful: bool) -> None:
+        """End it and free everything. Idempotent; a caller that is cancelled does not stop it. ``graceful``: the agent
+        kills its processes, syncs and unmounts first, for at most a few seconds."""
+        if self._released:
+            raise Unavailable(f"sandbox {self.id} was let go of")
+        if self._destroying is None:
+            self._destroying = asyncio.create_task(self._destroy(graceful), name=f"destroy-{self.id[:12]}")
+        await asyncio.shield(self._destroying)
+
+    async def release(self) -> None:
+        """Let go of it without ending it, for a daemon that exits; a later one adopts it."""
+        self._released = True
+        if self._destroying is not None:
+            await self._destroying
+            return
+        await self.agent.release()
+        await self._vmm.release()
+
+    async def _destroy(self, graceful: bool) -> None:
+        if graceful:
+            try:
+                async with asyncio.timeout(_SHUTDOWN_S):
+                    await self.agent.shutdown()
+                async with asyncio.timeout(_POWER_OFF_S):
+                    await self._vmm.wait()
+            except (HyperError, TimeoutError) as error:
+                _log.warning(
+                    "sandbox %s did not shut down by itself (%s); killing it", self.id[:12], error or "timeout"
+                )
+        await self._vmm.kill()
+        await self.agent.release()
+        await blocking.run(shutil.rmtree, self._runtime_dir, ignore_errors=True)
+        self._on_end(self.record)
+
+    def _disk(self, path: Path) -> DiskRecord | None:
+        return next((disk for disk in self.record.disks if disk.path == str(path)), None)
+
+    def _put(self, path: Path, disk: DiskRecord | None) -> None:
+        """Record a disk's new state (None: gone)."""
+        others = tuple(known for known in self.record.disks if known.path != str(path))
+        self.record = msgspec.structs.replace(self.record, disks=others if disk is None else (*others, disk))
+        self._on_record(self.record)

@@ -1,0 +1,1 @@
+"""Our own EROFS writer: uncompressed, streaming, deterministic. ``writer.ErofsWriter`` is its face."""

@@ -20,8 +20,10 @@ from hyper.engine.model import (
     Exec,
     ExecConfig,
     LogEntry,
+    NetworkInfo,
     WaitResult,
 )
+from hyper.oci.image_config import ImageConfig
 
 OutputChunk = tuple[Literal["stdout", "stderr"], bytes]
 
@@ -149,6 +151,10 @@ class Engine(Protocol):
     @property
     def images(self) -> Images: ...
 
+    def networks(self) -> Sequence[NetworkInfo]:
+        """The networks that containers can have: "bridge" (unless it could not be set up) and "none"."""
+        ...
+
     async def info(self) -> EngineInfo: ...
 
 
@@ -160,12 +166,78 @@ class LoadedImage(Protocol):
     def references(self) -> Sequence[str]: ...
 
 
+class ImageView(Protocol):
+    """An image as doors need it (``hyper.images.store.Image`` is one)."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def config(self) -> ImageConfig: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def created_ns(self) -> int: ...
+
+    @property
+    def references(self) -> Sequence[str]: ...
+
+    @property
+    def digests(self) -> Sequence[str]: ...
+
+
+class HistoryView(Protocol):
+    """A step of an image's history (``hyper.images.store.HistoryEntry``), newest first."""
+
+    @property
+    def image_id(self) -> str: ...
+
+    @property
+    def created_ns(self) -> int: ...
+
+    @property
+    def created_by(self) -> str: ...
+
+    @property
+    def tags(self) -> Sequence[str]: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def comment(self) -> str: ...
+
+
+class RemovalView(Protocol):
+    """One line of ``rmi``: exactly one of the two (``hyper.images.store.Removal``)."""
+
+    @property
+    def untagged(self) -> str | None: ...
+
+    @property
+    def deleted(self) -> str | None: ...
+
+
+class ProgressView(Protocol):
+    """How far the loading of one layer is (``hyper.images.store.LoadProgress``)."""
+
+    @property
+    def layer(self) -> str: ...
+
+    @property
+    def current_bytes(self) -> int: ...
+
+    @property
+    def total_bytes(self) -> int: ...
+
+
 class Images(Protocol):
-    """Same objects as ``hyper.images.store`` (docs/seams.md); the engine adds events and the check whether
-    containers use an image."""
+    """Same objects as ``hyper.images.store`` (docs/seams.md); the engine adds events and the check whether containers use an image."""
 
     async def load(
-        self, stream: AsyncIterator[bytes], *, progress: Callable[[object], None]
+        self, stream: AsyncIterator[bytes], *, progress: Callable[[ProgressView], None]
     ) -> Sequence[LoadedImage]: ...
 
     async def import_root(
@@ -176,14 +248,14 @@ class Images(Protocol):
         changes: Sequence[str],
         message: str,
         platform: str | None,
-    ) -> object: ...
+    ) -> ImageView: ...
 
-    def resolve(self, name_or_id: str) -> object: ...
+    def resolve(self, name_or_id: str) -> ImageView: ...
 
-    def list(self) -> Sequence[object]: ...
+    def list(self) -> Sequence[ImageView]: ...
 
     def tag(self, source: str, target: str) -> None: ...
 
-    def remove(self, name_or_id: str, *, force: bool) -> Sequence[object]: ...
+    def remove(self, name_or_id: str, *, force: bool) -> Sequence[RemovalView]: ...
 
-    def history(self, name_or_id: str) -> Sequence[object]: ...
+    def history(self, name_or_id: str) -> Sequence[HistoryView]: ...

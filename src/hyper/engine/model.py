@@ -235,6 +235,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     time_ns: int
 
 
+class NetworkInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A network that containers can have. ``subnet`` and ``gateway`` are empty for "none"."""
+
+    name: str
+    id: str
+    """64 hex digits, the same over restarts."""
+    driver: Literal["bridge", "null"]
+    subnet: str = ""
+    gateway: str = ""
+    created_ns: int = 0
+    options: dict[str, str] = {}
+
+
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What ``info`` and ``hyper info`` show of the machine below; free text values are for people."""
 

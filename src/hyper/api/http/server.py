@@ -89,7 +89,7 @@ class HttpServer:
                     if now_s - connection.idle_since_s > self._limits.idle_s:
                         channel.close()
                 elif channel.quiet and channel.hung_up():
-                    # What a client sent before it left is still wanted (a process's stdin), but not waited for without end.
+                    # What a client sent before it left is still wanted (a process's stdin), but not for ever.
                     connection.hung_up_since_s = connection.hung_up_since_s or now_s
                     if not channel.has_data or now_s - connection.hung_up_since_s > _LEFT_INPUT_S:
                         channel.abort()

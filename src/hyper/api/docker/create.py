@@ -1,0 +1,210 @@
+"""A create body to the engine's :class:`ContainerConfig`: what can be checked without the engine is checked here, in
+Docker's words."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Literal, cast
+
+from hyper.api.docker import create_refusals, ports
+from hyper.api.docker.create_body import CreateBody, HostConfig, Mount, Words
+from hyper.api.docker.versions import Version
+from hyper.engine.model import ContainerConfig, RestartPolicy, Ulimit
+from hyper.errors import InvalidArgument, Unsupported
+
+MINIMUM_MEMORY_BYTES = 6 * 1024 * 1024
+DEFAULT_SHM_BYTES = 64 * 1024 * 1024
+
+_HOST_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]*[a-zA-Z0-9])?")
+_MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
+_RESTART_NAMES = ("no", "always", "on-failure", "unless-stopped")
+
+
+def container_config(body: CreateBody, version: Version) -> ContainerConfig:
+    """InvalidArgument for what contradicts itself, Unsupported for what we cannot honour."""
+    if not body.image:
+        raise InvalidArgument("no image specified: the member Image is missing or empty")
+    create_refusals.check(body)
+    host = body.host_config
+    _check_config(body)
+    _check_resources(host)
+    return ContainerConfig(
+        image=body.image,
+        command=_words(body.cmd),
+        entrypoint=_words(body.entrypoint),
+        env=tuple(body.env),
+        working_dir=body.working_dir,
+        user=body.user,
+        hostname=body.hostname,
+        domainname=body.domainname,
+        tty=body.tty,
+        open_stdin=body.open_stdin,
+        stdin_once=body.stdin_once,
+        attach_stdin=body.attach_stdin,
+        attach_stdout=body.attach_stdout,
+        attach_stderr=body.attach_stderr,
+        labels=body.labels,
+        annotations=host.annotations,
+        stop_signal=body.stop_signal,
+        stop_timeout_s=body.stop_timeout,
+        exposed_ports=ports.exposed((*body.exposed_ports, *host.port_bindings)),
+        network_mode=host.network_mode or "default",
+        ports=ports.requests(host.port_bindings),
+        publish_all_ports=host.publish_all_ports,
+        mac_address=_mac_address(body),
+        extra_hosts=tuple(_extra_host(item) for item in host.extra_hosts),
+        dns=tuple(host.dns),
+        dns_search=tuple(host.dns_search),
+        dns_options=tuple(host.dns_options),
+        memory_bytes=host.memory,
+        memory_swap_bytes=host.memory_swap,
+        memory_reservation_bytes=host.memory_reservation,
+        nano_cpus=host.nano_cpus,
+        cpu_shares=host.cpu_shares,
+        cpu_period_us=host.cpu_period,
+        cpu_quota_us=host.cpu_quota,
+        cpuset_cpus=host.cpuset_cpus,
+        pids_limit=max(host.pids_limit, 0),
+        shm_size_bytes=host.shm_size or DEFAULT_SHM_BYTES,
+        oom_score_adj=host.oom_score_adj,
+        oom_kill_disable=host.oom_kill_disable,
+        readonly_rootfs=host.readonly_rootfs,
+        tmpfs={**host.tmpfs, **_tmpfs_mounts(host.mounts)},
+        privileged=host.privileged,
+        cap_add=_words(host.cap_add) or (),
+        cap_drop=_words(host.cap_drop) or (),
+        security_opt=tuple(host.security_opt),
+        group_add=tuple(host.group_add),
+        sysctls=host.sysctls,
+        ulimits=tuple(Ulimit(name=item.name, soft=item.soft, hard=item.hard) for item in host.ulimits),
+        init=host.init,
+        auto_remove=host.auto_remove,
+        restart_policy=_restart_policy(host),
+        log_driver=host.log_config.type or "json-file",
+        log_options=host.log_config.config,
+        console_size=(int(host.console_size[0]), int(host.console_size[1])) if version >= (1, 42) else (0, 0),
+    )
+
+
+def _words(value: Words | None) -> tuple[str, ...] | None:
+    """Docker takes one string for a list of one."""
+    if value is None:
+        return None
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _check_config(body: CreateBody) -> None:
+    if body.working_dir and not body.working_dir.startswith("/"):
+        raise InvalidArgument(f"the working directory '{body.working_dir}' is invalid, it needs to be an absolute path")
+    for variable in body.env:
+        if not variable or variable.startswith("="):
+            raise InvalidArgument(f"invalid environment variable: {variable}")
+        if "\0" in variable:
+            raise InvalidArgument("an environment variable cannot contain a zero byte")
+    if body.hostname and (len(body.hostname) > 63 or not _HOST_NAME.fullmatch(body.hostname)):
+        raise InvalidArgument(f"invalid hostname format: {body.hostname[:128]}")
+    for word in (*(_words(body.cmd) or ()), *(_words(body.entrypoint) or ()), body.user, body.working_dir):
+        if "\0" in word:
+            raise InvalidArgument("a command, user or directory cannot contain a zero byte")
+    endpoints = body.networking_config.endpoints_config
+    mode = body.host_config.network_mode or "default"
+    others = [name for name in endpoints if name != mode and {name, mode} != {"default", "bridge"}]
+    if others:
+        raise Unsupported(
+            f"NetworkingConfig.EndpointsConfig.{others[0]} cannot be honoured: "
+            f'a container has one network, and its NetworkMode says "{mode}"'
+        )
+
+
+def _check_resources(host: HostConfig) -> None:
+    cpus = os.cpu_count() or 1
+    if 0 < host.memory < MINIMUM_MEMORY_BYTES:
+        raise InvalidArgument("Minimum memory limit allowed is 6MB")
+    if host.memory > 0 and 0 < host.memory_swap < host.memory:
+        raise InvalidArgument("Minimum memoryswap limit should be larger than memory limit, see usage")
+    if host.memory == 0 and host.memory_swap > 0:
+        raise InvalidArgument("You should always set the Memory limit when using Memoryswap limit, see usage")
+    if 0 < host.memory_reservation < MINIMUM_MEMORY_BYTES:
+        raise InvalidArgument("Minimum memory reservation allowed is 6MB")
+    if 0 < host.memory < host.memory_reservation:
+        raise InvalidArgument("Minimum memory limit can not be less than memory reservation limit, see usage")
+    if host.memory < 0 or host.memory_reservation < 0:
+        raise InvalidArgument("invalid memory limit: it must not be negative")
+    if host.nano_cpus and (host.cpu_period or host.cpu_quota):
+        other = "Period" if host.cpu_period else "Quota"
+        raise InvalidArgument(f"Conflicting options: Nano CPUs and CPU {other} cannot both be set")
+    if host.nano_cpus and not 10_000_000 <= host.nano_cpus <= cpus * 1_000_000_000:
+        raise InvalidArgument(f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available")
+    if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
+        raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+    if 0 < host.cpu_quota < 1000:
+        raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    if host.cpu_shares < 0:
+        raise InvalidArgument(f"invalid CPU shares ({host.cpu_shares}): value must be a positive integer")
+    if host.shm_size < 0:
+        raise InvalidArgument("SHM size can not be less than 0")
+    if not -1000 <= host.oom_score_adj <= 1000:
+        raise InvalidArgument(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+
+
+def _restart_policy(host: HostConfig) -> RestartPolicy:
+    name = host.restart_policy.name or "no"
+    count = host.restart_policy.maximum_retry_count
+    if name not in _RESTART_NAMES:
+        raise InvalidArgument(
+            f"invalid restart policy: unknown policy '{name}'; "
+            "use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+        )
+    if count and name != "on-failure":
+        raise InvalidArgument("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+    if count < 0:
+        raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
+    if host.auto_remove and name != "no":
+        raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
+    literal = cast(Literal["no", "always", "on-failure", "unless-stopped"], name)
+    return RestartPolicy(name=literal, maximum_retry_count=count)
+
+
+def _mac_address(body: CreateBody) -> str:
+    given = {item.mac_address for item in body.networking_config.endpoints_config.values()} | {body.mac_address}
+    given.discard("")
+    if len(given) > 1:
+        raise InvalidArgument("conflicting MAC addresses: the container's and its network's differ")
+    address = next(iter(given), "")
+    if address and not _MAC.fullmatch(address):
+        raise InvalidArgument(f"{address[:64]} is not a valid mac address")
+    return address.lower().replace("-", ":")
+
+
+def _extra_host(item: str) -> str:
+    """ "name:address" ("name=address" too, as newer clients may write it)."""
+    name, separator, address = item.partition(":")
+    if "=" in name:
+        name, separator, address = item.partition("=")
+    if not (name and separator and address):
+        raise InvalidArgument(f'bad format for add-host: "{item[:128]}"')
+    return f"{name}:{address}"
+
+
+def _tmpfs_mounts(mounts: list[Mount]) -> dict[str, str]:
+    """``--mount type=tmpfs`` as what ``--tmpfs`` says."""
+    result: dict[str, str] = {}
+    for mount in mounts:
+        if mount.type != "tmpfs":
+            raise Unsupported(
+                f'HostConfig.Mounts cannot be honoured: a mount of type "{mount.type}" is not there yet, only tmpfs is'
+            )
+        if not mount.target.startswith("/"):
+            raise InvalidArgument(f"invalid mount config for type \"tmpfs\": invalid mount path: '{mount.target}'")
+        if mount.source:
+            raise InvalidArgument('invalid mount config for type "tmpfs": field Source must not be specified')
+        options = ["ro"] if mount.read_only else []
+        if mount.tmpfs_options is not None:
+            if mount.tmpfs_options.size_bytes:
+                options.append(f"size={mount.tmpfs_options.size_bytes}")
+            if mount.tmpfs_options.mode:
+                options.append(f"mode={mount.tmpfs_options.mode:o}")
+            options.extend("=".join(option) for option in mount.tmpfs_options.options)
+        result[mount.target] = ",".join(options)
+    return result

@@ -1,0 +1,220 @@
+"""A container as ``GET /containers/{id}/json`` shows it: all that clients of the API file may look for, from the
+engine's snapshot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hyper.api.docker import ports
+from hyper.api.docker.create_refusals import MASKED_PATHS, READONLY_PATHS
+from hyper.api.docker.times import rfc3339_nano
+from hyper.api.docker.versions import Version
+from hyper.engine.model import Container, ContainerConfig, ContainerState, NetworkAttachment, Status
+
+STORAGE_DRIVER = "erofs"
+RUNTIME = "hyper"
+
+
+def container_json(container: Container, version: Version) -> dict[str, Any]:
+    config = container.config
+    return {
+        "Id": container.id,
+        "Created": rfc3339_nano(container.created_ns),
+        "Path": container.path,
+        "Args": list(container.args),
+        "State": state_json(container.state),
+        "Image": container.image_id,
+        # These files exist inside the VM only.
+        "ResolvConfPath": "",
+        "HostnamePath": "",
+        "HostsPath": "",
+        "LogPath": container.log_path,
+        "Name": f"/{container.name}",
+        "RestartCount": container.state.restart_count,
+        "Driver": STORAGE_DRIVER,
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": list(container.exec_ids) or None,
+        "HostConfig": host_config_json(config),
+        "GraphDriver": {"Name": STORAGE_DRIVER, "Data": {}},
+        "Mounts": [],
+        "Config": config_json(config, version),
+        "NetworkSettings": network_settings_json(container),
+    }
+
+
+def state_json(state: ContainerState) -> dict[str, Any]:
+    status = state.status
+    return {
+        "Status": status.value,
+        "Running": status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING),
+        "Paused": status is Status.PAUSED,
+        "Restarting": status is Status.RESTARTING,
+        "OOMKilled": state.oom_killed,
+        "Dead": status is Status.DEAD,
+        "Pid": state.pid if state.live else 0,
+        "ExitCode": state.exit_code,
+        "Error": state.error,
+        "StartedAt": rfc3339_nano(state.started_ns),
+        "FinishedAt": rfc3339_nano(state.finished_ns),
+    }
+
+
+def config_json(config: ContainerConfig, version: Version) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "Hostname": config.hostname,
+        "Domainname": config.domainname,
+        "User": config.user,
+        "AttachStdin": config.attach_stdin,
+        "AttachStdout": config.attach_stdout,
+        "AttachStderr": config.attach_stderr,
+        "Tty": config.tty,
+        "OpenStdin": config.open_stdin,
+        "StdinOnce": config.stdin_once,
+        "Env": list(config.env),
+        "Cmd": list(config.command or ()),
+        "Image": config.image,
+        "Volumes": {},
+        "WorkingDir": config.working_dir,
+        "Entrypoint": list(config.entrypoint or ()),
+        "OnBuild": None,
+        "Labels": config.labels,
+    }
+    if config.exposed_ports:
+        result["ExposedPorts"] = {port: {} for port in config.exposed_ports}
+    if config.stop_signal:
+        result["StopSignal"] = config.stop_signal
+    if config.stop_timeout_s is not None:
+        result["StopTimeout"] = config.stop_timeout_s
+    if config.mac_address and version < (1, 44):
+        result["MacAddress"] = config.mac_address
+    return result
+
+
+def host_config_json(config: ContainerConfig) -> dict[str, Any]:
+    return {
+        "Binds": [],
+        "ContainerIDFile": "",
+        "LogConfig": {"Type": config.log_driver or "json-file", "Config": config.log_options},
+        "NetworkMode": config.network_mode,
+        "PortBindings": ports.wire_requests(config.ports),
+        "RestartPolicy": {
+            "Name": config.restart_policy.name,
+            "MaximumRetryCount": config.restart_policy.maximum_retry_count,
+        },
+        "AutoRemove": config.auto_remove,
+        "VolumeDriver": "",
+        "VolumesFrom": [],
+        "Mounts": [],
+        "ConsoleSize": list(config.console_size),
+        "Annotations": config.annotations,
+        "CapAdd": list(config.cap_add),
+        "CapDrop": list(config.cap_drop),
+        "CgroupnsMode": "private",
+        "Dns": list(config.dns),
+        "DnsOptions": list(config.dns_options),
+        "DnsSearch": list(config.dns_search),
+        "ExtraHosts": list(config.extra_hosts),
+        "GroupAdd": list(config.group_add),
+        "IpcMode": "private",
+        "Cgroup": "",
+        "Links": [],
+        "OomScoreAdj": config.oom_score_adj,
+        "PidMode": "",
+        "Privileged": config.privileged,
+        "PublishAllPorts": config.publish_all_ports,
+        "ReadonlyRootfs": config.readonly_rootfs,
+        "SecurityOpt": list(config.security_opt),
+        "StorageOpt": {},
+        "Tmpfs": config.tmpfs,
+        "UTSMode": "",
+        "UsernsMode": "",
+        "ShmSize": config.shm_size_bytes,
+        "Sysctls": config.sysctls,
+        "Runtime": RUNTIME,
+        "Isolation": "",
+        "CpuShares": config.cpu_shares,
+        "Memory": config.memory_bytes,
+        "NanoCpus": config.nano_cpus,
+        "CgroupParent": "",
+        "BlkioWeight": 0,
+        "BlkioWeightDevice": [],
+        "BlkioDeviceReadBps": [],
+        "BlkioDeviceWriteBps": [],
+        "BlkioDeviceReadIOps": [],
+        "BlkioDeviceWriteIOps": [],
+        "CpuPeriod": config.cpu_period_us,
+        "CpuQuota": config.cpu_quota_us,
+        "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0,
+        "CpusetCpus": config.cpuset_cpus,
+        "CpusetMems": "",
+        "Devices": [],
+        "DeviceCgroupRules": [],
+        "DeviceRequests": [],
+        "KernelMemoryTCP": 0,
+        "MemoryReservation": config.memory_reservation_bytes,
+        "MemorySwap": config.memory_swap_bytes,
+        "MemorySwappiness": -1,
+        "OomKillDisable": config.oom_kill_disable,
+        "Init": config.init or None,
+        "PidsLimit": config.pids_limit or None,
+        "Ulimits": [{"Name": item.name, "Soft": item.soft, "Hard": item.hard} for item in config.ulimits],
+        "CpuCount": 0,
+        "CpuPercent": 0,
+        "IOMaximumIOps": 0,
+        "IOMaximumBandwidth": 0,
+        "MaskedPaths": [] if config.privileged else list(MASKED_PATHS),
+        "ReadonlyPaths": [] if config.privileged else list(READONLY_PATHS),
+    }
+
+
+def network_settings_json(container: Container) -> dict[str, Any]:
+    """The members beside ``Networks`` repeat the default bridge's, for clients from before user-defined networks."""
+    bridge = next((item for item in container.networks if item.network == "bridge"), NetworkAttachment(network=""))
+    return {
+        "Bridge": "",
+        "SandboxID": container.sandbox_id,
+        "SandboxKey": "",
+        "Ports": ports.bound(container),
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
+        "EndpointID": bridge.endpoint_id,
+        "Gateway": bridge.gateway,
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": bridge.address,
+        "IPPrefixLen": bridge.prefix_length,
+        "IPv6Gateway": "",
+        "MacAddress": bridge.mac_address,
+        "Networks": networks_json(container),
+    }
+
+
+def networks_json(container: Container) -> dict[str, Any]:
+    return {item.network: endpoint_json(item) for item in container.networks}
+
+
+def endpoint_json(attachment: NetworkAttachment) -> dict[str, Any]:
+    return {
+        "IPAMConfig": None,
+        "Links": [],
+        "Aliases": [],
+        "MacAddress": attachment.mac_address,
+        "DriverOpts": None,
+        "GwPriority": 0,
+        "NetworkID": attachment.network_id,
+        "EndpointID": attachment.endpoint_id,
+        "Gateway": attachment.gateway,
+        "IPAddress": attachment.address,
+        "IPPrefixLen": attachment.prefix_length,
+        "IPv6Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "DNSNames": [],
+    }

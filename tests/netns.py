@@ -1,8 +1,8 @@
 """Network namespaces for tests: whole hosts with their own interfaces, addresses, routes and rules, on one machine.
 
 A socket belongs to the namespace it was made in, for ever: so clients and servers of a test are plain sockets, made by
-:meth:`NetworkNamespace.listen` and :meth:`NetworkNamespace.connect`, and used from the test's own thread; no helper processes,
-no waiting. Needs root.
+:meth:`NetworkNamespace.listen` and :meth:`NetworkNamespace.connect`, and used from the test's own thread; no helper
+processes, no waiting. Needs root.
 
     @pytest.fixture
     def host(): ...            # tests/integration/conftest.py has `host` and `outside`, connected by a veth pair
@@ -34,6 +34,7 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
+_ETH_P_ARP = 0x0806
 
 HOST_ADDRESS = "198.51.100.1"
 OUTSIDE_ADDRESS = "198.51.100.2"
@@ -41,7 +42,8 @@ OUTSIDE_ADDRESS = "198.51.100.2"
 
 
 class NetworkNamespace:
-    """One namespace with ``lo`` up. Close it (or use ``with``): everything in it ends then, including what :meth:`popen` started."""
+    """One namespace with ``lo`` up. Close it (or use ``with``): everything in it ends then, including what
+    :meth:`popen` started."""
 
     def __init__(self, role: str = "n") -> None:
         self.name = f"hy{role}-{os.getpid()}-{next(_numbers)}"
@@ -72,7 +74,8 @@ class NetworkNamespace:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """This thread is inside; what it makes (sockets, taps, child processes, /proc/sys/net) belongs to the namespace."""
+        """This thread is inside; what it makes (sockets, taps, child processes, /proc/sys/net) belongs to the
+        namespace."""
         outer = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         inner = os.open(f"/run/netns/{self.name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -85,7 +88,9 @@ class NetworkNamespace:
             os.close(inner)
             os.close(outer)
 
-    def exec(self, argv: Sequence[str], *, check: bool = True, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def exec(
+        self, argv: Sequence[str], *, check: bool = True, timeout_s: float = 60
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, text output captured."""
         return _run(["ip", "netns", "exec", self.name, *argv], check=check, timeout_s=timeout_s)
 
@@ -141,16 +146,24 @@ class NetworkNamespace:
     def nft(self, *arguments: str) -> str:
         return self.exec(["nft", *arguments]).stdout
 
-    def socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    def open_socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
         """An IPv4 socket with a timeout of 5 s."""
         with self.entered():
             made = socket.socket(socket.AF_INET, kind)
         made.settimeout(5)
         return made
 
+    def packets(self, interface: str) -> socket.socket:
+        """A raw socket for whole Ethernet frames: sends any, receives ARP (but its own)."""
+        with self.entered():
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ARP))
+            made.bind((interface, _ETH_P_ARP))
+        made.settimeout(5)
+        return made
+
     def listen(self, address: str, port: int) -> socket.socket:
         """A listening TCP socket."""
-        made = self.socket()
+        made = self.open_socket()
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((address, port))
@@ -162,7 +175,7 @@ class NetworkNamespace:
 
     def connect(self, address: str, port: int, *, timeout_s: float = 5) -> socket.socket:
         """A connected TCP socket."""
-        made = self.socket()
+        made = self.open_socket()
         made.settimeout(timeout_s)
         try:
             made.connect((address, port))
@@ -181,7 +194,8 @@ def connect_by_veth(left: NetworkNamespace, left_name: str, right: NetworkNamesp
 
 @contextlib.contextmanager
 def host_and_outside() -> Iterator[tuple[NetworkNamespace, NetworkNamespace]]:
-    """A host (``up0``, 198.51.100.1) and another host beside it (``up0``, 198.51.100.2), without routes but the link's own."""
+    """A host (``up0``, 198.51.100.1) and another host beside it (``up0``, 198.51.100.2), without routes but the link's
+    own."""
     with NetworkNamespace("h") as host, NetworkNamespace("o") as outside:
         connect_by_veth(host, "up0", outside, "up0")
         host.ip("address", "add", f"{HOST_ADDRESS}/24", "dev", "up0")
@@ -190,7 +204,7 @@ def host_and_outside() -> Iterator[tuple[NetworkNamespace, NetworkNamespace]]:
 
 
 def _read_all(descriptor: int, timeout_s: float) -> bytes:
-    chunks = []
+    chunks: list[bytes] = []
     while True:
         ready, _, _ = select.select([descriptor], [], [], timeout_s)
         if not ready:

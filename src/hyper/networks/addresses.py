@@ -1,7 +1,7 @@
 """Who has which address: records in the state database, so that no crash hands an address out twice.
 
-Addresses go round-robin through the subnet: one that was given back comes again only after all the others, when connections and caches
-that remember its last user are gone.
+Addresses go round-robin through the subnet: one that was given back comes again only after all the others, when
+connections and caches that remember its last user are gone.
 
 Neighbours: ``bridge.py`` (only user), ``hyper.system.database``.
 """
@@ -53,7 +53,8 @@ class AddressPool:
         database.migrate("networks", _MIGRATIONS)
 
     def allocate(self, owner_id: str, *, owner: str = "") -> Endpoint:
-        """The endpoint of ``owner_id``, a new one unless it has one. ``owner`` is the tenant. ResourceExhausted when none is free."""
+        """The endpoint of ``owner_id``, a new one unless it has one. ``owner`` is the tenant. ResourceExhausted when
+        none is free."""
         existing = self.find(owner_id)
         if existing is not None:
             return existing
@@ -66,7 +67,8 @@ class AddressPool:
                 (owner_id, owner, address, time.time_ns()),
             )
             connection.execute(
-                "INSERT INTO network_cursor VALUES (0, ?) ON CONFLICT (only_row) DO UPDATE SET last_address = excluded.last_address",
+                "INSERT INTO network_cursor VALUES (0, ?)"
+                " ON CONFLICT (only_row) DO UPDATE SET last_address = excluded.last_address",
                 (address,),
             )
         return self._endpoint(owner_id, address)
@@ -97,7 +99,8 @@ class AddressPool:
             if candidate not in taken and candidate != int(self._bip.ip):
                 return candidate
         raise ResourceExhausted(
-            f"all {count - 1} addresses of {network} are in use: stop containers, or restart hyperd with a bigger subnet (--bip)"
+            f"all {count - 1} addresses of {network} are in use: "
+            "stop containers, or restart hyperd with a bigger subnet (--bip)"
         )
 
     def _endpoint(self, owner_id: str, number: int) -> Endpoint:

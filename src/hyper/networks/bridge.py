@@ -1,11 +1,11 @@
 """The default network: one bridge per daemon, taps in it, addresses, translation, isolation and published ports.
 
-Everything that running containers need (bridge, rules, taps, which VMMs hold) lives in the kernel and survives the daemon;
-what must not be forgotten (who has which address) lives in the state database. ``open`` is idempotent, ``restore`` brings the
-kernel's side in line with what the engine found alive.
+Everything that running containers need (bridge, rules, taps, which VMMs hold) lives in the kernel and survives the
+daemon; what must not be forgotten (who has which address) lives in the state database. ``open`` is idempotent,
+``restore`` brings the kernel's side in line with what the engine found alive.
 
-Neighbours: ``addresses.py``, ``ports.py``, ``rules.py``, ``subnets.py``, ``hyper.system.{netlink,netlink_taps,nftables,sysctl}``.
-docs/networking.md tells users what is set up and why.
+Neighbours: ``addresses.py``, ``ports.py``, ``rules.py``, ``subnets.py``,
+``hyper.system.{netlink,netlink_taps,nftables,sysctl}``. docs/networking.md tells users what is set up and why.
 """
 
 from __future__ import annotations
@@ -57,9 +57,11 @@ class BridgeNetwork:
 
     @classmethod
     async def open(cls, database: Database, settings: BridgeSettings, root_id: str) -> BridgeNetwork:
-        """Set up what is missing. ``root_id``: 6 to 32 small letters and digits, the same at every start of this daemon's root.
+        """Set up what is missing. ``root_id``: 6 to 32 small letters and digits, the same at every start of this
+        daemon's root.
 
-        Conflict when the subnet or the bridge's name is in use; FailedPrecondition when this machine or our privileges do not allow it.
+        Conflict when the subnet or the bridge's name is in use; FailedPrecondition when this machine or our privileges
+        do not allow it.
         """
         network = cls(database, settings, root_id)
         network._set_up()
@@ -72,7 +74,8 @@ class BridgeNetwork:
         return self._addresses.allocate(owner_id, owner=owner)
 
     async def open_tap(self, endpoint: Endpoint) -> int:
-        """A new tap in the bridge, as a descriptor that the caller owns; it vanishes when the last copy of it is closed."""
+        """A new tap in the bridge, as a descriptor that the caller owns; it vanishes when the last copy of it is
+        closed."""
         netlink = self._open_netlink()
         name = self._rules.tap_name(endpoint.address)
         with _privileged():
@@ -85,7 +88,9 @@ class BridgeNetwork:
                 descriptor = open_tap(name)
             try:
                 # No IPv6 chatter of the host's into the guest.
-                sysctl.ensure(f"net/ipv6/conf/{name}/disable_ipv6", "1", purpose="a container's network card", optional=True)
+                sysctl.ensure(
+                    f"net/ipv6/conf/{name}/disable_ipv6", "1", purpose="a container's network card", optional=True
+                )
                 netlink.set_link(name, master_index=self._index, mtu=self.settings.mtu, up=True)
                 # A container that calls its own published port is answered through the port that it called from; the
                 # bridge does that itself where br_netfilter is on.
@@ -110,7 +115,9 @@ class BridgeNetwork:
         """
         endpoint = self._addresses.find(owner_id)
         if endpoint is None:
-            raise NotFound(f"{owner_id} has no address in network {self.settings.name}, so its ports cannot be published")
+            raise NotFound(
+                f"{owner_id} has no address in network {self.settings.name}, so its ports cannot be published"
+            )
         for request in ports:
             check(request)
         held: dict[int, HeldPort] = {}
@@ -128,7 +135,9 @@ class BridgeNetwork:
             for one in held.values():
                 self._ports.release(one)
             if isinstance(error, HyperError):
-                prefix = f"driver failed programming external connectivity on endpoint {name or owner_id[:12]} ({owner_id})"
+                prefix = (
+                    f"driver failed programming external connectivity on endpoint {name or owner_id[:12]} ({owner_id})"
+                )
                 raise type(error)(f"{prefix}: {error.message}") from error
             raise
         for one in held.values():
@@ -147,7 +156,8 @@ class BridgeNetwork:
     # -- the daemon's start and end
 
     async def restore(self, live: Mapping[str, Sequence[PortBinding]]) -> None:
-        """After a restart: addresses, rules, sockets and taps of ``live`` owners stay or come back, everything else goes.
+        """After a restart: addresses, rules, sockets and taps of ``live`` owners stay or come back, everything else
+        goes.
 
         A port that another program took meanwhile stays with the container, and is logged.
         """
@@ -157,7 +167,9 @@ class BridgeNetwork:
                 self._addresses.release(endpoint.owner_id)
         for owner_id, bindings in live.items():
             if bindings and self._addresses.find(owner_id) is None:
-                _log.error("published ports are lost: their owner has no recorded address", extra={"owner_id": owner_id})
+                _log.error(
+                    "published ports are lost: their owner has no recorded address", extra={"owner_id": owner_id}
+                )
                 continue
             already = {one.binding for one in self._published.get(owner_id, [])}
             for binding in bindings:
@@ -232,7 +244,9 @@ class BridgeNetwork:
         through = next((f" through {link.name}" for link in self._netlink.links() if link.index == index), "")
         free = suggest([route.destination for route in routes])
         advice = f"; {free} is free: start hyperd with --bip {free}" if free else "; choose a free subnet with --bip"
-        raise Conflict(f"the containers' subnet {self.bip.network} overlaps the host's route to {clash}{through}{advice}")
+        raise Conflict(
+            f"the containers' subnet {self.bip.network} overlaps the host's route to {clash}{through}{advice}"
+        )
 
     def _configure_bridge(self) -> None:
         assert self._netlink is not None
@@ -245,8 +259,8 @@ class BridgeNetwork:
             if address != self.bip:
                 if self._taps(self._netlink):
                     raise FailedPrecondition(
-                        f"containers are running in the subnet {address.network}, so it cannot become {self.bip.network} now: "
-                        f"start hyperd with --bip {address}, stop them, then change it"
+                        f"containers are running in the subnet {address.network}, so it cannot become "
+                        f"{self.bip.network} now: start hyperd with --bip {address}, stop them, then change it"
                     )
                 self._netlink.delete_address(bridge.index, address)
         if self.bip not in addresses:
@@ -259,7 +273,10 @@ class BridgeNetwork:
         local = f"net/ipv4/conf/{self.settings.name}/route_localnet"
         sysctl.ensure(local, "1", purpose="reaching published ports at 127.0.0.1")
         if sysctl.ensure("net/ipv4/ip_forward", "1", purpose="containers to reach other hosts"):
-            _log.warning("IPv4 forwarding was off on this host and is on now; it stays on", extra={"sysctl": "net.ipv4.ip_forward=1"})
+            _log.warning(
+                "IPv4 forwarding was off on this host and is on now; it stays on",
+                extra={"sysctl": "net.ipv4.ip_forward=1"},
+            )
 
     def _drop_other_subnets(self) -> None:
         # What is left of an earlier --bip: _configure_bridge made sure that nothing of it runs.
@@ -285,7 +302,9 @@ class BridgeNetwork:
         try:
             self._nft.run(script)
         except OSError as error:
-            _log.warning("the network's rules were changed by somebody else; writing them anew", extra={"error": str(error)})
+            _log.warning(
+                "the network's rules were changed by somebody else; writing them anew", extra={"error": str(error)}
+            )
             self._synchronise()
 
     def _synchronise(self) -> None:

@@ -1,7 +1,7 @@
 """Published ports: what is asked for, and the bound sockets that hold them against other programs on the host.
 
-A held socket listens, so that binding the port fails for everybody else with "address already in use"; connections never reach it, because
-the rules rewrite their destination before they are delivered.
+A held socket listens, so that binding the port fails for everybody else with "address already in use"; connections
+never reach it, because the rules rewrite their destination before they are delivered.
 
 Neighbours: ``rules.py`` (the rewriting), ``bridge.py`` (both together).
 """
@@ -22,8 +22,8 @@ _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 @dataclass(frozen=True)
 class PortRequest:
-    """``-p host_ip:host_port:container_port/protocol``. No ``host_ip``: every IPv4 address of the host. No ``host_port``: one that is
-    free. ``host_port_end``: the first free one from ``host_port`` to it."""
+    """``-p host_ip:host_port:container_port/protocol``. No ``host_ip``: every IPv4 address of the host. No
+    ``host_port``: one that is free. ``host_port_end``: the first free one from ``host_port`` to it."""
 
     container_port: int
     protocol: str = "tcp"
@@ -57,7 +57,8 @@ class HeldPorts:
         self._held: dict[tuple[str, str, int], HeldPort] = {}
 
     def hold(self, request: PortRequest) -> HeldPort:
-        """Conflict in Docker's wording when ours or another program has it; the other errors say what is wrong with the request."""
+        """Conflict in Docker's wording when ours or another program has it; the other errors say what is wrong with the
+        request."""
         check(request)
         host_ip = request.host_ip or ANY
         first = request.host_port or 0
@@ -89,7 +90,8 @@ class HeldPorts:
         held_socket = socket.socket(socket.AF_INET, _KINDS[wanted.protocol])
         try:
             if wanted.protocol == "tcp":
-                # Connections of a former user in TIME_WAIT are no obstacle. Two UDP sockets with this option could share a port.
+                # Connections of a former user in TIME_WAIT are no obstacle. Two UDP sockets with this option could
+                # share a port.
                 held_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             held_socket.bind((wanted.host_ip, wanted.host_port))
             if wanted.protocol == "tcp":
@@ -97,7 +99,9 @@ class HeldPorts:
             host_port = int(held_socket.getsockname()[1])
         except OSError as error:
             held_socket.close()
-            raise _bind_error(error, f"listen {wanted.protocol}4 {where}: bind: {os.strerror(error.errno or 0).lower()}") from error
+            raise _bind_error(
+                error, f"listen {wanted.protocol}4 {where}: bind: {os.strerror(error.errno or 0).lower()}"
+            ) from error
         binding = PortBinding(wanted.container_port, wanted.protocol, wanted.host_ip, host_port)
         held = HeldPort(binding, held_socket)
         self._held[(binding.protocol, binding.host_ip, binding.host_port)] = held
@@ -105,7 +109,9 @@ class HeldPorts:
 
     def _is_ours(self, wanted: PortBinding) -> bool:
         return any(
-            protocol == wanted.protocol and host_port == wanted.host_port and (ANY in (host_ip, wanted.host_ip) or host_ip == wanted.host_ip)
+            protocol == wanted.protocol
+            and host_port == wanted.host_port
+            and (ANY in (host_ip, wanted.host_ip) or host_ip == wanted.host_ip)
             for protocol, host_ip, host_port in self._held
         )
 
@@ -135,7 +141,9 @@ def check(request: PortRequest) -> None:
         try:
             address: IPv4Address | IPv6Address = ip_address(request.host_ip.strip("[]"))
         except ValueError as error:
-            raise InvalidArgument(f"invalid host address {request.host_ip!r}: give an IPv4 address, or none for all") from error
+            raise InvalidArgument(
+                f"invalid host address {request.host_ip!r}: give an IPv4 address, or none for all"
+            ) from error
         if address.version == 6:
             raise Unsupported(
                 f"publishing on the IPv6 address {request.host_ip} is not there yet: containers have IPv4 only. "
@@ -147,7 +155,9 @@ def _bind_error(error: OSError, message: str) -> Conflict | InvalidArgument | Pe
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionDenied(message)
     if error.errno == errno.EADDRNOTAVAIL:
-        return InvalidArgument(message.replace(os.strerror(errno.EADDRNOTAVAIL).lower(), "cannot assign requested address"))
+        return InvalidArgument(
+            message.replace(os.strerror(errno.EADDRNOTAVAIL).lower(), "cannot assign requested address")
+        )
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return ResourceExhausted(f"{message}: raise the limit of open files (LimitNOFILE) of hyperd")
     return Conflict(message)

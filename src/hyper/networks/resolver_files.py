@@ -1,8 +1,9 @@
-"""What a container finds in /etc/hosts, /etc/resolv.conf and /etc/hostname. Pure but for reading the host's own resolv.conf.
+"""What a container finds in /etc/hosts, /etc/resolv.conf and /etc/hostname. Pure but for reading the host's own
+resolv.conf.
 
-Docker's rules: resolv.conf comes from the host's; name servers on the host's loopback cannot be reached from a container, so where the host
-runs systemd-resolved its upstream servers are taken, and where nothing is left, public ones. Sources: resolv.conf(5), hosts(5), Docker's
-networking documentation.
+Docker's rules: resolv.conf comes from the host's; name servers on the host's loopback cannot be reached from a
+container, so where the host runs systemd-resolved its upstream servers are taken, and where nothing is left, public
+ones. Sources: resolv.conf(5), hosts(5), Docker's networking documentation.
 
 Neighbours: the engine, which gives the bytes to the agent with ``container.create``.
 """
@@ -50,7 +51,8 @@ def hosts_file(
     extra_hosts: Sequence[str] = (),
     gateway: IPv4Address | None = None,
 ) -> bytes:
-    """/etc/hosts. No ``address`` with ``--network none``. ``extra_hosts`` are ``NAME:ADDRESS``, the address perhaps host-gateway."""
+    """/etc/hosts. No ``address`` with ``--network none``. ``extra_hosts`` are ``NAME:ADDRESS``, the address perhaps
+    host-gateway."""
     lines = [f"{number}\t{names}" for number, names in _LOCAL_NAMES]
     for entry in extra_hosts:
         lines.append(_extra_host(entry, gateway))
@@ -69,7 +71,8 @@ def hostname_file(hostname: str) -> bytes:
 
 
 def read_host_resolv_conf(*, path: Path = HOST_RESOLV_CONF, resolved: Path = SYSTEMD_RESOLVED_CONF) -> bytes:
-    """The host's resolv.conf, or systemd-resolved's upstream one where the host's only names its stub. Empty when there is none."""
+    """The host's resolv.conf, or systemd-resolved's upstream one where the host's only names its stub. Empty when there
+    is none."""
     content = _read(path)
     servers = [words[1] for words in _words(content) if words[0] == "nameserver" and len(words) > 1]
     if servers and all(_is_loopback(server) for server in servers):
@@ -79,7 +82,7 @@ def read_host_resolv_conf(*, path: Path = HOST_RESOLV_CONF, resolved: Path = SYS
     return content
 
 
-def resolv_conf(host: bytes, overrides: ResolverOptions = ResolverOptions()) -> bytes:  # noqa: B008 (frozen, empty)
+def resolv_conf(host: bytes, overrides: ResolverOptions = ResolverOptions()) -> bytes:
     """/etc/resolv.conf for a container with an IPv4 card, from the host's. InvalidArgument for a malformed override."""
     for server in overrides.servers:
         try:
@@ -111,9 +114,8 @@ def resolv_conf(host: bytes, overrides: ResolverOptions = ResolverOptions()) -> 
 
 
 def _extra_host(entry: str, gateway: IPv4Address | None) -> str:
-    name, separator, number = entry.partition(":")
-    if not separator:
-        name, separator, number = entry.partition("=")
+    separator = "=" if "=" in entry else ":"  # host names have neither
+    name, _, number = entry.partition(separator)
     _one_line(name, "--add-host")
     number = number.strip("[]")
     if number == HOST_GATEWAY:

@@ -2,8 +2,8 @@
 
 Two tables per hyperd, named after its root, so that several daemons and other users of nftables do not meet:
 
-``ip hyper_<root>``      masquerade for what leaves; published ports as maps (one element a port); nothing enters the bridge that was
-                         neither published nor asked for
+``ip hyper_<root>``      masquerade for what leaves; published ports as maps (one element a port); nothing enters the
+                         bridge that was neither published nor asked for
 ``bridge hyper_<root>``  a tap may send only with the MAC and the IPv4 address it was given, and only IPv4 and ARP
 
 Setting up again keeps the maps and sets, so a restarted daemon interrupts no connection.
@@ -99,11 +99,15 @@ add rule bridge {table} ingress drop
 
     def tear_down(self) -> str:
         """Both tables gone, whether they were there or not."""
-        return "".join(f"add table {family} {self.table}\ndelete table {family} {self.table}\n" for family in ("ip", "bridge"))
+        return "".join(
+            f"add table {family} {self.table}\ndelete table {family} {self.table}\n" for family in ("ip", "bridge")
+        )
 
     def admit(self, endpoints: Iterable[Endpoint]) -> str:
         """The taps of these endpoints may send."""
-        return "".join(f"add element bridge {self.table} cards {{ {self._card(endpoint)} }}\n" for endpoint in endpoints)
+        return "".join(
+            f"add element bridge {self.table} cards {{ {self._card(endpoint)} }}\n" for endpoint in endpoints
+        )
 
     def expel(self, endpoints: Iterable[Endpoint]) -> str:
         """No longer. (Added first, because deleting what is not there would fail the whole script.)"""
@@ -130,7 +134,9 @@ add rule bridge {table} ingress drop
     def clear_elements(self) -> str:
         """Empty all maps and sets; in one script with the elements that are to be there, nobody notices."""
         names = ("tcp_any", "tcp_at", "udp_any", "udp_at")
-        return "".join(f"flush map ip {self.table} {name}\n" for name in names) + f"flush set bridge {self.table} cards\n"
+        return (
+            "".join(f"flush map ip {self.table} {name}\n" for name in names) + f"flush set bridge {self.table} cards\n"
+        )
 
     def _card(self, endpoint: Endpoint) -> str:
         return f'"{self.tap_name(endpoint.address)}" . {endpoint.mac} . {endpoint.address}'

@@ -19,17 +19,28 @@ def parse_bip(text: str) -> IPv4Interface:
     try:
         bip = IPv4Interface(text)
     except (AddressValueError, NetmaskValueError, ValueError) as error:
-        raise InvalidArgument(f"--bip {text!r} is not an IPv4 address with a prefix length such as 172.29.0.1/16") from error
+        raise InvalidArgument(
+            f"--bip {text!r} is not an IPv4 address with a prefix length such as 172.29.0.1/16"
+        ) from error
     network = bip.network
     if "/" not in text or not SHORTEST_PREFIX <= network.prefixlen <= LONGEST_PREFIX:
-        raise InvalidArgument(f"--bip {text!r}: the prefix length must be given, from /{SHORTEST_PREFIX} to /{LONGEST_PREFIX}")
+        raise InvalidArgument(
+            f"--bip {text!r}: the prefix length must be given, from /{SHORTEST_PREFIX} to /{LONGEST_PREFIX}"
+        )
     if bip.ip in (network.network_address, network.broadcast_address):
         raise InvalidArgument(
             f"--bip {text!r} is the subnet's own or its broadcast address; the bridge needs one in between, "
             f"such as {network.network_address + 1}/{network.prefixlen}"
         )
-    if network.is_loopback or network.is_multicast or network.is_link_local or network.network_address == IPv4Address(0):
-        raise InvalidArgument(f"--bip {text!r}: containers cannot use that range; take a private one, such as 172.29.0.1/16")
+    if (
+        network.is_loopback
+        or network.is_multicast
+        or network.is_link_local
+        or network.network_address == IPv4Address(0)
+    ):
+        raise InvalidArgument(
+            f"--bip {text!r}: containers cannot use that range; take a private one, such as 172.29.0.1/16"
+        )
     return bip
 
 

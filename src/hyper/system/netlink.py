@@ -1,9 +1,9 @@
 """Links, addresses and routes of this network namespace, by raw rtnetlink; only what a bridge with taps needs.
 
-Why not pyroute2: its import costs the daemon 150 ms of start-up (390 ms with the package's top level) and 2.9 ms a tap, and
-its synchronous API cannot be called inside a running event loop. These calls take 20 to 100 µs, so they are made directly from
-the loop. Sources: rtnetlink(7), linux/if_link.h, linux/rtnetlink.h. Only the kernel is listened to; its errors become
-:class:`OSError` with the kernel's own explanation (extended acknowledgement) where it gives one.
+Why not pyroute2: its import costs the daemon 150 ms of start-up (390 ms with the package's top level) and 2.9 ms a tap,
+and its synchronous API cannot be called inside a running event loop. These calls take 20 to 100 µs, so they are made
+directly from the loop. Sources: rtnetlink(7), linux/if_link.h, linux/rtnetlink.h. Only the kernel is listened to; its
+errors become :class:`OSError` with the kernel's own explanation (extended acknowledgement) where it gives one.
 
 Neighbours: ``netlink_taps.py`` (opens taps), ``hyper.networks.bridge``.
 """
@@ -83,7 +83,9 @@ class Netlink:
     def __enter__(self) -> Netlink:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Taps: the host's end of a VM's network card, handed to the VMM as an open descriptor.
 
-Non-persistent: a tap lives as long as somebody holds its descriptor, so it cannot outlive its VMM, whatever happens to the
-daemon. Source: the kernel's Documentation/networking/tuntap.rst.
+Non-persistent: a tap lives as long as somebody holds its descriptor, so it cannot outlive its VMM, whatever happens to
+the daemon. Source: the kernel's Documentation/networking/tuntap.rst.
 
 Neighbours: ``netlink.py`` (puts the tap into a bridge), ``hyper.networks.bridge``.
 """
@@ -25,8 +25,9 @@ _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x0002, 0x1000, 0x4000, 0x8
 def open_tap(name: str, *, device: str = DEVICE) -> int:
     """A new tap of that name, as a close-on-exec descriptor which the caller owns.
 
-    IFF_VNET_HDR lets guest and host leave checksums and segmentation undone between them. FileExistsError when the name is taken
-    (by a tap that still has a holder); FailedPrecondition when this machine or our privileges do not allow taps.
+    IFF_VNET_HDR lets guest and host leave checksums and segmentation undone between them. FileExistsError when the name
+    is taken (by a tap that still has a holder); FailedPrecondition when this machine or our privileges do not allow
+    taps.
     """
     encoded = name.encode()
     if not 0 < len(encoded) <= MAX_NAME_BYTES:
@@ -35,7 +36,8 @@ def open_tap(name: str, *, device: str = DEVICE) -> int:
         descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise FailedPrecondition(
-            f"{device} is missing, so no network card can be made for a container: load the kernel's tun module (modprobe tun), "
+            f"{device} is missing, so no network card can be made for a container: "
+            "load the kernel's tun module (modprobe tun), "
             f"give this machine or container the device (--device {device}), or run with --network none"
         ) from error
     except OSError as error:

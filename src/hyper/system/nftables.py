@@ -1,8 +1,8 @@
 """nftables through the library that the ``nft`` command is made of (libnftables, by ctypes).
 
-A script is one transaction: the kernel applies all of it or nothing. About 0.1 ms a rule, against 2.3 ms for starting the command.
-Callers write scripts from values they have checked themselves (addresses, ports, numbers); nothing a guest or user wrote may get into one
-as text.
+A script is one transaction: the kernel applies all of it or nothing. About 0.1 ms a rule, against 2.3 ms for starting
+the command. Callers write scripts from values they have checked themselves (addresses, ports, numbers); nothing a guest
+or user wrote may get into one as text.
 
 Neighbours: ``hyper.networks.rules`` writes the scripts.
 """
@@ -43,7 +43,9 @@ class Nftables:
         self._library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
         context = self._library.nft_ctx_new(0)
         if not context:
-            raise Internal("libnftables gave no context: out of memory, or netlink sockets are forbidden to this process")
+            raise Internal(
+                "libnftables gave no context: out of memory, or netlink sockets are forbidden to this process"
+            )
         self._context = context
         self._library.nft_ctx_buffer_output(context)
         self._library.nft_ctx_buffer_error(context)
@@ -55,7 +57,8 @@ class Nftables:
             self._library.nft_ctx_free(context)
 
     def run(self, script: str) -> None:
-        """Apply the script as one transaction. OSError with nft's own words when the kernel or the parser refuses it."""
+        """Apply the script as one transaction. OSError with nft's own words when the kernel or the parser refuses
+        it."""
         self._run(script, flags=0)
 
     def list_json(self, command: str) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ _ROOT = Path("/proc/sys")
 def ensure(setting: str, value: str, *, purpose: str, optional: bool = False) -> bool:
     """Give the setting (a path such as ``net/ipv4/ip_forward``) this value; True when it had another one.
 
-    ``optional``: a kernel that lacks the setting is fine. FailedPrecondition when it cannot be set, saying what for and how.
+    ``optional``: a kernel that lacks the setting is fine. FailedPrecondition when it cannot be set, saying what for and
+    how.
     """
     path = _ROOT / setting
     try:

@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, cast
 
 import zstandard
 from isal import isal_zlib
@@ -22,6 +22,8 @@ from hyper.images.limits import Budget
 
 CHUNK_BYTES = 1 << 20
 _WINDOW_BYTES_MAX = 128 << 20
+# The binding's stubs call the exception class a plain value.
+_ISAL_ERROR = cast(type[Exception], isal_zlib.IsalError)
 _XZ_MEMORY_BYTES_MAX = 256 << 20
 # The zstd binding has no output bound, so its input is fed in small pieces: one can become 64 MiB at the worst.
 _ZSTD_FEED_BYTES = 2048
@@ -95,7 +97,7 @@ _MAGIC: tuple[tuple[bytes, type[_Gzip] | type[_Lzma] | type[_Bzip2]], ...] = (
 
 
 def _is_zstd(head: bytes) -> bool:
-    return head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and head[:1] and head[0] & 0xF0 == 0x50)
+    return head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50)
 
 
 def is_compressed(head: bytes) -> bool:
@@ -156,7 +158,7 @@ def _members(make: type[_Gzip] | type[_Lzma] | type[_Bzip2], raw: Iterator[bytes
                 raise DataLoss(f"{what} is truncated: its compressed data ends too early; make or transfer it again")
             try:
                 chunk = inner.feed(data)
-            except (isal_zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+            except (_ISAL_ERROR, lzma.LZMAError, OSError, EOFError, ValueError) as error:
                 raise DataLoss(f"{what} is damaged: {error}; make or transfer it again") from error
             data = b""
             if chunk:
@@ -203,7 +205,9 @@ def _zstd(raw: Iterator[bytes], what: str) -> Iterator[bytes]:
 
 @contextmanager
 def ahead(chunks: Iterator[bytes], depth: int = 4) -> Iterator[Iterator[bytes]]:
-    """Run ``chunks`` in a thread of its own, at most ``depth`` chunks ahead: decompressing and hashing overlap with writing."""
+    """Run ``chunks`` in a thread of its own, at most ``depth`` chunks ahead: decompressing and hashing overlap with
+    writing.
+    """
     fifo: queue.Queue[bytes | BaseException] = queue.Queue(depth)
     stopped = threading.Event()
 

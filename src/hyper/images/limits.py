@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hyper.errors import ResourceExhausted, Unavailable
@@ -19,7 +19,8 @@ MIB = 1 << 20
 class ImageLimits:
     """All per image. ``expansion_ratio`` bounds uncompressed bytes per compressed byte beyond ``expansion_free_bytes``.
 
-    1,000 entries cost about 1 MB of memory while an image is made. ``free_bytes_kept``: what must stay free on the disk.
+    1,000 entries cost about 1 MB of memory while an image is made. ``free_bytes_kept``: what must stay free on the
+    disk.
     """
 
     uncompressed_bytes: int = 256 << 30
@@ -42,16 +43,20 @@ class ImageLimits:
 class Budget:
     """Counts one operation's bytes against the limits, and carries its stop flag. Used from worker threads."""
 
-    def __init__(self, limits: ImageLimits, directory: Path) -> None:
+    def __init__(self, limits: ImageLimits, directory: Path, stop: threading.Event | None = None) -> None:
         self.limits = limits
         self._directory = directory
-        self._stop = threading.Event()
+        self._stop = stop or threading.Event()
         self._uncompressed_bytes = 0
         self._unchecked_bytes = 0
 
     def stop(self) -> None:
         """Make the work end at its next step (the caller went away)."""
         self._stop.set()
+
+    def for_archive(self) -> Budget:
+        """A budget for the archive around the layers: counted on its own, stopped together with this one."""
+        return Budget(replace(self.limits, uncompressed_bytes=self.limits.archive_bytes), self._directory, self._stop)
 
     def check_stop(self) -> None:
         if self._stop.is_set():
@@ -63,7 +68,8 @@ class Budget:
         self._uncompressed_bytes += count
         if self._uncompressed_bytes > self.limits.uncompressed_bytes:
             raise ResourceExhausted(
-                f"the image has more than {self.limits.uncompressed_bytes // MIB} MiB uncompressed, which is the limit set for images"
+                f"the image has more than {self.limits.uncompressed_bytes // MIB} MiB uncompressed, which "
+                f"is the limit set for images"
             )
 
     def add_written(self, count: int) -> None:

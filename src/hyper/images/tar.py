@@ -1,12 +1,12 @@
 """A strict streaming tar reader for archives nobody vouches for.
 
 Reads V7, ustar, GNU (long names, base-256 numbers, old sparse files) and PAX (extended headers, SCHILY.xattr, sparse
-0.0, 0.1 and 1.0) from an iterator of byte chunks, going forward only. Names stay bytes. Every number is checked before it is
-used, and every header-borne text is bounded, so that memory does not depend on what the archive claims. Python's tarfile was measured
-at 5 times the cost per entry, and it accepts more damage than an image should contain.
+0.0, 0.1 and 1.0) from an iterator of byte chunks, going forward only. Names stay bytes. Every number is checked before
+it is used, and every header-borne text is bounded, so that memory does not depend on what the archive claims. Python's
+tarfile was measured at 5 times the cost per entry, and it accepts more damage than an image should contain.
 
-Sources: POSIX.1-2017 pax ("ustar Interchange Format", "pax Extended Header"), the GNU tar manual ("Basic Tar Format", "Sparse
-Formats"). Like Docker (Go's archive/tar): global PAX headers are ignored, links and directories have no body.
+Sources: POSIX.1-2017 pax ("ustar Interchange Format", "pax Extended Header"), the GNU tar manual ("Basic Tar Format",
+"Sparse Formats"). Like Docker (Go's archive/tar): global PAX headers are ignored, links and directories have no body.
 
 Neighbours: ``layers/merge.py`` and ``archives.py`` (readers), ``compression.py`` (makes the chunks).
 """
@@ -41,7 +41,8 @@ Segments = tuple[tuple[int, int], ...]
 
 
 class Entry:
-    """One member. ``kind`` is the type byte's value, regular files always ``ord("0")``; ``size`` is the file's, in bytes.
+    """One member. ``kind`` is the type byte's value, regular files always ``ord("0")``; ``size`` is the file's, in
+    bytes.
 
     ``body_bytes`` lie in the archive; ``sparse`` says where they go when the file has holes. ``number`` counts from 0.
     """
@@ -251,10 +252,11 @@ class TarReader:
         return value
 
     def _parse(self, record: bytes) -> Entry:
-        (name, mode, uid, gid, size, mtime, checksum, kind, linkname, magic, _, _, major, minor, prefix) = _HEADER.unpack(
-            record
+        (name, mode, uid, gid, size, mtime, checksum, kind, linkname, magic, _, _, major, minor, prefix) = (
+            _HEADER.unpack(record)
         )
-        # The checksum is the sum of all bytes with its own field as 8 spaces; Adler-32's low half is 1 + that sum, modulo 65521.
+        # The checksum is the sum of all bytes with its own field as 8 spaces; Adler-32's low half is 1 + that sum,
+        # modulo 65521.
         blanked = zlib.adler32(b"        ", zlib.adler32(record[:148]))
         plain = zlib.adler32(record[156:], blanked) & 0xFFFF
         claimed = self._number(checksum, "checksum")
@@ -320,4 +322,4 @@ class TarReader:
 def _signed_checksum_matches(record: bytes, claimed: int) -> bool:
     """Some old tars summed signed bytes."""
     total = sum(struct.unpack("148b", record[:148])) + 256 + sum(struct.unpack("356b", record[156:]))
-    return total == claimed
+    return bool(total == claimed)

@@ -1,6 +1,7 @@
 """Parsing of what tar headers carry: numbers, PAX records, the four notations of sparse files. Pure functions.
 
-``bad`` makes the error to raise from a description of what is wrong. Neighbour: ``tar.py``, which says where the facts are from.
+``bad`` makes the error to raise from a description of what is wrong. Neighbour: ``tar.py``, which says where the facts
+are from.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ def apply_pax(entry: Entry, records: Pax, bad: Bad) -> None:
 
 
 def sparse_map_from_pax(records: Pax, entry: Entry, bad: Bad) -> PaxSparse | None:
-    """The sparse file that the records describe (GNU formats 0.0, 0.1, 1.0), or None. Also sets the file's real name."""
+    """The sparse file that the records describe (GNU formats 0.0, 0.1, 1.0), or None. Also sets " "the file's real
+    name.
+    """
     found: dict[bytes, bytes] = {}
     offsets: list[int] = []
     numbers: list[int] = []
@@ -130,7 +133,9 @@ def sparse_map_from_pax(records: Pax, entry: Entry, bad: Bad) -> PaxSparse | Non
     if len(offsets) != len(numbers):
         raise bad(f"the map of sparse file {show(entry.name)} has an odd number of values")
     size = _decimal(b"size", found[b"size"], bad)
-    return PaxSparse(size, _segments(list(zip(offsets, numbers, strict=True)), size, entry, entry.body_bytes, bad), False)
+    return PaxSparse(
+        size, _segments(list(zip(offsets, numbers, strict=True)), size, entry, entry.body_bytes, bad), False
+    )
 
 
 def inner_sparse_map(records: Iterator[bytes], entry: Entry, size: int, bad: Bad) -> tuple[Segments, int]:
@@ -206,7 +211,12 @@ def _time(value: bytes, bad: Bad) -> tuple[int, int]:
     whole, _, fraction = value.partition(b".")
     negative = whole.startswith(b"-")
     digits = whole.removeprefix(b"-")
-    if (digits and not digits.isdigit()) or (fraction and not fraction.isdigit()) or len(digits) > 18 or not (digits or fraction):
+    if (
+        (digits and not digits.isdigit())
+        or (fraction and not fraction.isdigit())
+        or len(digits) > 18
+        or not (digits or fraction)
+    ):
         raise bad(f"a PAX mtime is not a time: {value[:40]!r}")
     seconds = int(digits or b"0")
     nanoseconds = int(fraction[:9].ljust(9, b"0"))

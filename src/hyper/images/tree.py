@@ -1,4 +1,5 @@
-"""The file tree that layers are merged into and that the EROFS writer lays out: metadata only, file data is on disk already.
+"""The file tree that layers are merged into and that the EROFS writer lays out: metadata only, file data is on disk
+already.
 
 One :class:`Inode` may hang in several places (hard links). Names and link targets are bytes, as in tar and on disk.
 Neighbours: ``layers/merge.py`` (builds it), ``erofs/writer.py`` (stores file data, then this tree).
@@ -14,7 +15,8 @@ Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 class Inode:
-    """A file, link or device; a directory is :class:`Directory`. Mutable and slotted: an image may have a million of them.
+    """A file, link or device; a directory is :class:`Directory`. Mutable and slotted: an image may have a million of
+    them.
 
     ``mode`` has the type bits. ``layer`` is the number of the layer it came from, 0 being the *topmost*.
     """
@@ -76,7 +78,9 @@ class Whiteout:
 
 
 class PendingLink:
-    """A hard link whose target has not been met yet (it is in a lower layer, or hidden). ``places``: where the inode goes."""
+    """A hard link whose target has not been met yet (it is in a lower layer, or hidden). ``places``: where the inode
+    goes.
+    """
 
     __slots__ = ("layer", "name", "places", "target")
 
@@ -97,10 +101,12 @@ class PendingLink:
 
 
 class Directory(Inode):
-    """A directory. ``described``: the layer whose entry gave it its metadata; None while it is only implied by something inside.
+    """A directory. ``described``: the layer whose entry gave it its metadata; None while it is only implied by
+    something inside.
 
-    ``opaque``: layers with a higher number than this (below it) must not show anything inside; ``severed``: nor may they describe it,
-    because it is not the directory that they had there. ``path`` is from the root, without a leading slash.
+    ``opaque``: layers with a higher number than this (below it) must not show anything inside; ``severed``: nor may
+    they describe it, because it is not the directory that they had there. ``path`` is from the root, without a leading
+    slash.
     """
 
     __slots__ = ("described", "entries", "opaque", "path", "severed")

@@ -1,8 +1,8 @@
 """Names of images, parsed and normalised exactly as Docker does it.
 
-``busybox`` is ``docker.io/library/busybox:latest``; users are shown the short ("familiar") form. The grammar is that of
-github.com/distribution/reference (its regular expressions are documented in the package's comment); error texts are Docker's,
-because scripts look for them. Neighbour: ``hyper.images.store`` (resolve, tag, remove).
+``busybox`` is ``docker.io/library/busybox:latest``; users are shown the short ("familiar") form. The grammar is that
+of github.com/distribution/reference (its regular expressions are documented in the package's comment); error texts are
+Docker's, because scripts look for them. Neighbour: ``hyper.images.store`` (resolve, tag, remove).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The data area of an EROFS image: file contents appended block by block while they come from the tar.
 
-Whole blocks go to the image file at once; the last part of a file (its *tail*, under one block) is put aside and ends up behind the
-file's inode, so that small files cost no block of their own and are read together with their metadata. Tails are kept in
-memory up to a bound and in an unnamed file beyond it.
+Whole blocks go to the image file at once; the last part of a file (its *tail*, under one block) is put aside and ends
+up behind the file's inode, so that small files cost no block of their own and are read together with their metadata.
+Tails are kept in memory up to a bound and in an unnamed file beyond it.
 
 Neighbours: ``writer.py``; ``hyper.images.tree`` (where a file's position is noted).
 """
@@ -36,7 +36,7 @@ class DataArea:
         self._descriptor = descriptor
         self._buffer = bytearray()
         self._flushed_bytes = BLOCK_BYTES
-        self._tails: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_TAILS_IN_MEMORY_BYTES, dir=scratch)  # noqa: SIM115
+        self._tails: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_TAILS_IN_MEMORY_BYTES, dir=str(scratch))  # noqa: SIM115
         self._tails_bytes = 0
         self.chunked = False
 
@@ -78,7 +78,9 @@ class DataArea:
             self.pad()
 
     def store_sparse(self, inode: Inode, segments: Sequence[tuple[int, int]], pieces: Iterable[Buffer]) -> None:
-        """Take a file with holes: ``segments`` are (offset, length) of its data, ascending, disjoint, inside ``inode.size``."""
+        """Take a file with holes: ``segments`` are (offset, length) of its data, ascending, disjoint, inside
+        ``inode.size``.
+        """
         blocks = -(-inode.size // BLOCK_BYTES)
         # Bigger chunks for bigger files: the map in memory and on disk is bounded by the number of segments.
         chunks_wanted = min(_CHUNKS_MAX, 16 * (len(segments) + 1))

@@ -1,8 +1,8 @@
 """Inodes and directories of an EROFS image: numbering, placing and packing, once the whole tree is known.
 
-Placing is a best fit over blocks that still have room: an inode with its attributes and its tail never straddles a block (the
-kernel refuses tails that do), and small inodes fill what bigger ones left. The order is that of a walk with sorted names, so the
-same tree gives the same bytes.
+Placing is a best fit over blocks that still have room: an inode with its attributes and its tail never straddles a
+block (the kernel refuses tails that do), and small inodes fill what bigger ones left. The order is that of a walk with
+sorted names, so the same tree gives the same bytes.
 
 Neighbours: ``format.py`` (packing), ``data.py`` (file data, tails), ``writer.py`` (calls these in turn).
 """
@@ -123,7 +123,8 @@ def place(tree: Plan, meta_offset_slots: int = 1) -> list[list[Inode] | None]:
     """
     blocks: list[list[Inode] | None] = [[]]
     used = [meta_offset_slots]
-    # open_blocks[n]: blocks with n free slots; mask has bit n set when there is one, so that the best fit is one bit operation.
+    # open_blocks[n]: blocks with n free slots; mask has bit n set when there is one, so that the best fit is one bit
+    # operation.
     open_blocks: list[list[int]] = [[] for _ in range(_SLOTS + 1)]
     open_blocks[_SLOTS - meta_offset_slots].append(0)
     mask = 1 << (_SLOTS - meta_offset_slots)

@@ -18,7 +18,9 @@ from hyper.images.tree import Directory
 
 
 class ErofsWriter:
-    """Writes to ``descriptor``, an empty file open for writing; ``scratch`` is a directory for unnamed temporary files."""
+    """Writes to ``descriptor``, an empty file open for writing; ``scratch`` is a directory for " "unnamed temporary
+    files.
+    """
 
     def __init__(self, descriptor: int, scratch: Path) -> None:
         self._descriptor = descriptor

@@ -1,6 +1,8 @@
-"""From layer blobs to one EROFS disk: verify, decompress, merge and write in a stream. Blocking; run it in a worker thread.
+"""From layer blobs to one EROFS disk: verify, decompress, merge and write in a stream. Blocking; run it in a worker
+thread.
 
-Neighbours: ``merge.py``, ``hyper.images.compression``, ``hyper.images.erofs``; ``hyper.images.disks`` stores the result.
+Neighbours: ``merge.py``, ``hyper.images.compression``, ``hyper.images.erofs``; ``hyper.images.disks`` stores the
+result.
 """
 
 from __future__ import annotations
@@ -26,18 +28,25 @@ _FORMAT = b"hyper-erofs-1 "
 
 @dataclass(frozen=True)
 class Layer:
-    """``diff_id``: what the uncompressed bytes must hash to. ``verified``: the file holds just those bytes, hashed already."""
+    """``diff_id``: what the uncompressed bytes must hash to; "" when nobody promised anything.
+
+    ``verified``: the file holds just those bytes, hashed already.
+    """
 
     path: Path
     diff_id: str
     verified: bool
+    name: str = "the layer"
 
 
 @dataclass(frozen=True)
 class BuiltDisk:
-    """Sizes in bytes. ``layer_bytes``: uncompressed size per layer, lowest first; ``hidden_bytes``: data that was not written."""
+    """Sizes in bytes. ``diff_ids``: as found; ``layer_bytes``: uncompressed size per layer, lowest first;
+    ``hidden_bytes``: data that was not written.
+    """
 
     disk_bytes: int
+    diff_ids: tuple[str, ...]
     layer_bytes: tuple[int, ...]
     hidden_bytes: int
 
@@ -47,26 +56,27 @@ def build_disk(
 ) -> BuiltDisk:
     """Merge ``layers`` (lowest first) into the empty file ``descriptor``.
 
-    ``progress`` gets the layer's number (from the lowest) and the uncompressed bytes done in it. DataLoss when a layer does not match its
-    diff ID or is damaged, InvalidArgument when it is malformed, ResourceExhausted when a limit or the disk is full.
+    ``progress`` gets the layer's number (from the lowest) and the uncompressed bytes done in it. DataLoss when a layer
+    does not match its diff ID or is damaged, InvalidArgument when it is malformed, ResourceExhausted when a limit or
+    the disk is full.
     """
     writer = ErofsWriter(descriptor, scratch)
     merger = LayerMerger(writer.data, budget.limits)
     sizes = [0] * len(layers)
+    diff_ids = [layer.diff_id for layer in layers]
     try:
         for number in reversed(range(len(layers))):
             layer = layers[number]
-            what = f"layer {layer.diff_id[:19]}"
-            with ahead(_verified(layer, what, budget)) as chunks:
-                merger.read(TarReader(_watched(chunks, number, sizes, budget, progress), what))
+            with ahead(_verified(layer, number, diff_ids, budget)) as chunks:
+                merger.read(TarReader(_watched(chunks, number, sizes, budget, progress), layer.name))
             if merger.wanted:
-                with ahead(_verified(layer, what, budget)) as chunks:
-                    merger.read_wanted(TarReader(chunks, what))
-        chain = digest.chain_id(layer.diff_id for layer in layers)
+                with ahead(_verified(layer, number, diff_ids, budget)) as chunks:
+                    merger.read_wanted(TarReader(chunks, layer.name))
+        chain = digest.chain_id(diff_ids)
         size = writer.finish(merger.finish(), hashlib.sha256(_FORMAT + chain.encode()).digest()[:16])
     finally:
         writer.data.close()
-    return BuiltDisk(size, tuple(sizes), merger.hidden_bytes)
+    return BuiltDisk(size, tuple(diff_ids), tuple(sizes), merger.hidden_bytes)
 
 
 def read_file(path: Path) -> Iterator[bytes]:
@@ -79,12 +89,14 @@ def read_file(path: Path) -> Iterator[bytes]:
 
 def verify(layer: Layer, budget: Budget) -> int:
     """Read a whole layer against its diff ID without using it; returns its uncompressed size."""
-    return sum(len(chunk) for chunk in _verified(layer, f"layer {layer.diff_id[:19]}", budget))
+    return sum(len(chunk) for chunk in _verified(layer, 0, [layer.diff_id], budget))
 
 
-def _verified(layer: Layer, what: str, budget: Budget) -> Iterator[bytes]:
-    """The layer's tar stream. At its end DataLoss when it was not the one promised."""
-    chunks = decompressed(read_file(layer.path), budget, what)
+def _verified(layer: Layer, number: int, diff_ids: list[str], budget: Budget) -> Iterator[bytes]:
+    """The layer's tar stream. At its end DataLoss when it was not the one promised; else its diff ID is in
+    ``diff_ids``.
+    """
+    chunks = decompressed(read_file(layer.path), budget, layer.name)
     if layer.verified:
         yield from chunks
         return
@@ -93,11 +105,12 @@ def _verified(layer: Layer, what: str, budget: Budget) -> Iterator[bytes]:
         sha256.update(chunk)
         yield chunk
     found = f"sha256:{sha256.hexdigest()}"
-    if found != layer.diff_id:
+    if layer.diff_id and found != layer.diff_id:
         raise DataLoss(
-            f"{what} does not match the image's configuration: its content has the diff ID {found}; "
-            "the image is damaged or was tampered with"
+            f"{layer.name} does not match the image's configuration: its content has the diff ID {found}, "
+            f"not {layer.diff_id}; the image is damaged or was tampered with"
         )
+    diff_ids[number] = found
 
 
 def _watched(

@@ -1,13 +1,14 @@
 """Merge layers into one tree in a single pass, *topmost layer first*, so that hidden file data is never written.
 
-Going down, every name that was seen (a file, a whiteout, an opaque directory) hides what lies below it; directories merge. Two
-things need more than that: a hard link in one layer to a file of a lower one is left pending until that file comes by, and
-a link to a file of its own layer whose *name* an upper layer hides needs that file's data after all: then :attr:`wanted` tells
-the caller to run the layer a second time.
+Going down, every name that was seen (a file, a whiteout, an opaque directory) hides what lies below it; directories
+merge. Two things need more than that: a hard link in one layer to a file of a lower one is left pending until that
+file comes by, and a link to a file of its own layer whose *name* an upper layer hides needs that file's data after
+all: then :attr:`wanted` tells the caller to run the layer a second time.
 
-Rules: OCI image-spec layer.md (whiteouts hide lower layers only, whatever their place in the archive) and, where it is silent, what
-Docker's unpacking does: the last of several entries of one name wins, a parent that is missing is made, a parent that is a symbolic
-link *of the same layer* is followed inside the root. Metadata of a directory that upper layers only imply comes from below.
+Rules: OCI image-spec layer.md (whiteouts hide lower layers only, whatever their place in the archive) and, where it is
+silent, what Docker's unpacking does: the last of several entries of one name wins, a parent that is missing is made, a
+parent that is a symbolic link *of the same layer* is followed inside the root. Metadata of a directory that upper
+layers only imply comes from below.
 
 Neighbours: ``paths.py``, ``hyper.images.tree`` (the result), ``erofs/`` (takes file data), ``build.py`` (calls it).
 """
@@ -18,7 +19,13 @@ import stat
 
 from hyper.errors import InvalidArgument, ResourceExhausted
 from hyper.images.erofs.data import DataArea
-from hyper.images.erofs.format import XATTR_AREA_BYTES_MAX, XATTR_VALUE_BYTES_MAX, device_number, split_xattr, xattr_area_bytes
+from hyper.images.erofs.format import (
+    XATTR_AREA_BYTES_MAX,
+    XATTR_VALUE_BYTES_MAX,
+    device_number,
+    split_xattr,
+    xattr_area_bytes,
+)
 from hyper.images.layers.paths import clean
 from hyper.images.limits import ImageLimits
 from hyper.images.tar import Entry, TarReader
@@ -200,6 +207,7 @@ class LayerMerger:
             found = self.wanted.get(number)
             if found is None:
                 found = self.wanted[number] = PendingLink(self._layer, path, target)
+        assert not isinstance(found, Whiteout)
         if not visible:
             self._hidden[path] = found
             return
@@ -359,13 +367,17 @@ class LayerMerger:
             self._count_bytes(inode.size)
         elif entry.kind in (_CHARACTER, _BLOCK):
             if not (0 <= entry.major < 1 << 12 and 0 <= entry.minor < 1 << 20):
-                raise InvalidArgument(f"the device {show(entry.name)} has a number Linux does not know: {entry.major}:{entry.minor}")
+                raise InvalidArgument(
+                    f"the device {show(entry.name)} has a number Linux does not know: {entry.major}:{entry.minor}"
+                )
             inode.rdev = device_number(entry.major, entry.minor)
         return inode
 
     def _owner(self, entry: Entry) -> tuple[int, int]:
         if entry.uid > 0xFFFFFFFE or entry.gid > 0xFFFFFFFE:
-            raise InvalidArgument(f"{show(entry.name)} in the layer belongs to {entry.uid}:{entry.gid}, which is beyond Linux' 32 bits")
+            raise InvalidArgument(
+                f"{show(entry.name)} in the layer belongs to {entry.uid}:{entry.gid}, which is beyond Linux' 32 bits"
+            )
         return entry.uid, entry.gid
 
     def _xattrs(self, entry: Entry) -> tuple[tuple[bytes, bytes], ...]:
@@ -377,13 +389,17 @@ class LayerMerger:
             if name.startswith((b"trusted.overlay.", b"user.overlay.")) or split_xattr(name) is None or b"\0" in name:
                 continue
             if len(value) > XATTR_VALUE_BYTES_MAX:
-                raise InvalidArgument(f"{show(entry.name)} in the layer has an extended attribute of {len(value)} bytes; 65,535 are possible")
+                raise InvalidArgument(
+                    f"{show(entry.name)} in the layer has an extended attribute of {len(value)} bytes; 65,535 "
+                    f"are possible"
+                )
             kept.append((name, value))
         result = tuple(kept)
         total = xattr_area_bytes(result)
         if total > min(self._limits.xattr_bytes, XATTR_AREA_BYTES_MAX):
             raise InvalidArgument(
-                f"{show(entry.name)} in the layer has {total} bytes of extended attributes; at most {self._limits.xattr_bytes} are allowed"
+                f"{show(entry.name)} in the layer has {total} bytes of extended attributes; at most "
+                f"{self._limits.xattr_bytes} are allowed"
             )
         self._count_bytes(total)
         return result
@@ -397,7 +413,8 @@ class LayerMerger:
             return
         if entry.size > self._limits.sparse_file_bytes:
             raise ResourceExhausted(
-                f"the sparse file {show(entry.name)} is {entry.size} bytes long; at most {self._limits.sparse_file_bytes} are allowed"
+                f"the sparse file {show(entry.name)} is {entry.size} bytes long; at most "
+                f"{self._limits.sparse_file_bytes} are allowed"
             )
         self._data.store_sparse(inode, entry.sparse, reader.body())
         self._count_bytes(4 * len(inode.chunks or ()))
@@ -405,14 +422,17 @@ class LayerMerger:
     def _count(self, text_bytes: int) -> None:
         self._nodes += 1
         if self._nodes > self._limits.entries:
-            raise ResourceExhausted(f"the image has more than {self._limits.entries} files, which is the limit set for images")
+            raise ResourceExhausted(
+                f"the image has more than {self._limits.entries} files, which is the limit set for images"
+            )
         self._count_bytes(_NODE_BYTES + text_bytes)
 
     def _count_bytes(self, count: int) -> None:
         self._metadata_bytes += count
         if self._metadata_bytes > self._limits.metadata_bytes:
             raise ResourceExhausted(
-                f"the image's names and attributes need more than {self._limits.metadata_bytes >> 20} MiB, which is the limit set for images"
+                f"the image's names and attributes need more than {self._limits.metadata_bytes >> 20} MiB, "
+                f"which is the limit set for images"
             )
 
     # The end of a layer: what pending links of the layers above find in it.
@@ -477,7 +497,8 @@ class LayerMerger:
             gone = path in self._whiteouts or path in self._opaques
         if gone:
             raise InvalidArgument(
-                f"the hard link {show(pending.name)} is to {show(pending.target)}, which a lower layer removed; the image is broken"
+                f"the hard link {show(pending.name)} is to {show(pending.target)}, which a lower layer "
+                f"removed; the image is broken"
             )
 
 

@@ -1,0 +1,129 @@
+"""From the event loop to a worker thread: a byte stream that arrives asynchronously, read synchronously, with a
+bounded buffer.
+
+Neighbours: ``store.py`` (load, import), ``archives.py`` (runs in the worker).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TypeVar
+
+from hyper.errors import Unavailable
+from hyper.images.limits import Budget
+from hyper.system import blocking
+
+T = TypeVar("T")
+_BUFFER_BYTES = 8 << 20
+_CHUNK_BYTES = 1 << 20
+
+
+class _Intake:
+    """At most 8 MiB wait here; the sender is held up beyond that."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Event()
+        self._changed = threading.Condition()
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._ended = False
+        self._broken = False
+
+    async def put(self, chunk: bytes) -> None:
+        with self._changed:
+            self._waiting.append(chunk)
+            self._waiting_bytes += len(chunk)
+            full = self._waiting_bytes >= _BUFFER_BYTES
+            self._changed.notify()
+            if full:
+                self._room.clear()
+        if full:
+            await self._room.wait()
+
+    def end(self, *, broken: bool) -> None:
+        with self._changed:
+            self._ended = True
+            self._broken = self._broken or broken
+            self._changed.notify()
+
+    def chunks(self) -> Iterator[bytes]:
+        """In the worker. Small chunks are joined, so that the work per chunk does not count."""
+        while True:
+            with self._changed:
+                while not self._waiting and not self._ended:
+                    self._changed.wait()
+                if self._broken:
+                    raise Unavailable("the transfer was broken off before its end; nothing was changed")
+                taken, self._waiting = self._waiting, []
+                self._waiting_bytes = 0
+            if not taken:
+                return
+            self._loop.call_soon_threadsafe(self._room.set)
+            joined: list[bytes] = []
+            joined_bytes = 0
+            for chunk in taken:
+                if joined and joined_bytes + len(chunk) > _CHUNK_BYTES:
+                    yield b"".join(joined)
+                    joined, joined_bytes = [], 0
+                joined.append(chunk)
+                joined_bytes += len(chunk)
+            if joined_bytes:
+                yield joined[0] if len(joined) == 1 else b"".join(joined)
+
+
+async def consume(stream: AsyncIterator[bytes], work: Callable[[Iterator[bytes]], T], budget: Budget) -> T:
+    """Run ``work`` on the bytes of ``stream`` in a worker thread; returns when the thread has ended, however it ends.
+
+    When the stream fails or the caller is cancelled, ``work`` sees Unavailable at its next step. When ``work`` ends
+    early, the rest of the stream is not read.
+    """
+    intake = _Intake()
+    worker = asyncio.ensure_future(blocking.run(work, intake.chunks()))
+
+    async def pump() -> None:
+        async for chunk in stream:
+            if chunk:
+                await intake.put(bytes(chunk))
+
+    pumping = asyncio.ensure_future(pump())
+    try:
+        await asyncio.wait({worker, pumping}, return_when=asyncio.FIRST_COMPLETED)
+        if not worker.done():
+            intake.end(broken=pumping.exception() is not None)
+            await asyncio.wait({worker})
+    except asyncio.CancelledError:
+        budget.stop()
+        raise
+    finally:
+        pumping.cancel()
+        intake.end(broken=not worker.done())
+        await asyncio.wait({pumping})
+        while not worker.done():
+            try:
+                await asyncio.wait({worker})
+            except asyncio.CancelledError:
+                continue
+    if not pumping.cancelled() and (failure := pumping.exception()) is not None:
+        worker.exception()
+        raise failure
+    return worker.result()
+
+
+async def stoppable(work: Callable[[], T], budget: Budget) -> T:
+    """Run ``work`` in a worker thread; a cancelled caller stops it by the budget and waits for it to have ended."""
+    worker = asyncio.ensure_future(blocking.run(work))
+    try:
+        return await asyncio.shield(worker)
+    except asyncio.CancelledError:
+        budget.stop()
+        while not worker.done():
+            try:
+                await asyncio.wait({worker})
+            except asyncio.CancelledError:
+                continue
+        if not worker.cancelled():
+            worker.exception()
+        raise

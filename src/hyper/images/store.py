@@ -1,0 +1,425 @@
+"""The image store: load, import, find, tag, remove, lease. What the engine sees of ``hyper.images``.
+
+Loading spools the archive, makes each image's disk in a worker thread, renames the files to their final names, and
+only then records the image in one transaction: a crash before leaves files that the next ``open`` removes, a crash
+after leaves an image.
+
+Neighbours: ``archives.py``, ``layers/build.py``, ``content.py``, ``records.py``, ``catalog.py``; the engine above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyper.errors import InvalidArgument, NotFound
+from hyper.images import changes as dockerfile_changes
+from hyper.images.archives import Archive, ArchiveImage, host_architecture
+from hyper.images.catalog import Catalog, HistoryItem, Image, ImageUser, Removal
+from hyper.images.compression import is_compressed
+from hyper.images.content import ContentStore, Spooled, disk_full, sync
+from hyper.images.intake import consume, stoppable
+from hyper.images.layers.build import BuiltDisk, Layer, build_disk, verify
+from hyper.images.limits import Budget, ImageLimits
+from hyper.images.records import ImageRecord, ImageRecords, LayerRecord
+from hyper.oci import digest, image_config, reference
+from hyper.oci.image_config import ContainerConfig, History, ImageConfig, RootFs
+from hyper.system import blocking
+from hyper.system.database import Database
+
+__all__ = ["HistoryItem", "Image", "ImageStore", "ImageUser", "LoadProgress", "LoadedImage", "Removal"]
+
+_NO_LAYERS = digest.of(b"")
+"""Names the disk of an image without any layer (``FROM scratch`` with metadata only)."""
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """``step``: "receiving" or "building"; ``item``: what (a layer's short digest); bytes done so far, uncompressed."""
+
+    step: str
+    item: str
+    done_bytes: int
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """One image of a load. ``message`` is the line that ``docker load`` prints for it."""
+
+    image_id: str
+    references: tuple[str, ...]
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        if not self.references:
+            return (f"Loaded image ID: {self.image_id}",)
+        return tuple(f"Loaded image: {reference.familiar(name)}" for name in self.references)
+
+
+class ImageStore:
+    """All methods are for the event loop's thread. Errors are ``hyper.errors`` kinds."""
+
+    def __init__(self, content: ContentStore, records: ImageRecords, limits: ImageLimits) -> None:
+        self._content = content
+        self._records = records
+        self._limits = limits
+        self._catalog = Catalog(content.disk_path)
+        self._pins: Counter[Path] = Counter()
+        self._building: dict[str, asyncio.Lock] = {}
+        self._syncing: set[asyncio.Task[None]] = set()
+        self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    @classmethod
+    async def open(cls, root: Path, database: Database, limits: ImageLimits | None = None) -> ImageStore:
+        """Open the store under ``root`` (the data root), clearing what a crash left."""
+        content = await blocking.run(ContentStore, root / "images")
+        store = cls(content, ImageRecords(database), limits or ImageLimits())
+        await store._recover()
+        return store
+
+    async def close(self) -> None:
+        """Wait until everything acknowledged is on stable storage."""
+        while self._syncing:
+            await asyncio.wait(self._syncing)
+
+    # Taking images in.
+
+    async def load(
+        self, stream: AsyncIterator[bytes], *, progress: Callable[[LoadProgress], None], owner: str = ""
+    ) -> list[LoadedImage]:
+        """Take in a ``docker save`` archive or an OCI layout, possibly compressed.
+
+        InvalidArgument for what is malformed, DataLoss for what does not match its digest, ResourceExhausted when a
+        limit or the disk is reached; then nothing of the failed image remains (those before it in the same archive
+        do).
+        """
+        budget = Budget(self._limits, self._content.root)
+        report = self._reporter(progress)
+
+        def receive(chunks: Iterator[bytes]) -> list[ArchiveImage]:
+            budget.check_free()
+            archive = Archive(budget)
+            archive.read(_counted(chunks, lambda count: report("receiving", "archive", count)), self._content, scratch)
+            return archive.images()
+
+        loaded = []
+        async with self._scratch() as scratch:
+            for image in await consume(stream, receive, budget):
+                loaded.append(await self._add(image, scratch, budget, report, owner))
+        return loaded
+
+    async def import_root(
+        self,
+        stream: AsyncIterator[bytes],
+        *,
+        reference: str | None,
+        changes: Sequence[str],
+        message: str,
+        platform: str | None,
+        owner: str = "",
+        created_ns: int | None = None,
+    ) -> Image:
+        """Make an image of one layer from a root tar, possibly compressed (``docker import``)."""
+        name = self._catalog.check_tag(reference) if reference else None
+        container_config = dockerfile_changes.apply(ContainerConfig(), changes)
+        architecture = _architecture(platform)
+        budget = Budget(self._limits, self._content.root)
+
+        def receive(chunks: Iterator[bytes]) -> Spooled:
+            budget.check_free()
+            return self._content.spool(chunks, scratch, budget)
+
+        async with self._scratch() as scratch:
+            spooled = await consume(stream, receive, budget)
+            if not spooled.size:
+                raise InvalidArgument("the archive to import is empty")
+            verified = not is_compressed(spooled.head)
+            layer = Layer(spooled.path, spooled.digest if verified else "", verified, "the archive to import")
+            temporary = scratch / "disk"
+            built = await stoppable(
+                lambda: self._build((layer,), temporary, budget, lambda number, count: None), budget
+            )
+            created = image_config.format_time_ns(time.time_ns() if created_ns is None else created_ns)
+            config = image_config.encode(
+                ImageConfig(
+                    architecture=architecture,
+                    os="linux",
+                    created=created,
+                    comment=message or "Imported from -",
+                    config=container_config,
+                    rootfs=RootFs(diff_ids=list(built.diff_ids)),
+                    history=[History(created=created, comment=message or "Imported from -")],
+                )
+            )
+            disk_id = built.diff_ids[0]
+            image = ArchiveImage(config, (spooled,), (str(name),) if name else ())
+            with self._pinned(self._content.disk_path(disk_id), self._content.blob_path(spooled.digest)):
+                self._content.keep_disk(temporary, disk_id)
+                self._keep(image, built.layer_bytes, disk_id, owner)
+        found = self._catalog.by_id(config.id)
+        assert found is not None
+        return found
+
+    async def _add(
+        self, image: ArchiveImage, scratch: Path, budget: Budget, report: Callable[[str, str, int], None], owner: str
+    ) -> LoadedImage:
+        """Make the disk of one image unless there is one of the same layers, then record it."""
+        diff_ids = image.config.diff_ids
+        disk_id = digest.chain_id(diff_ids) or _NO_LAYERS
+        known = self._records.blob_diff_ids()
+        layers = tuple(
+            Layer(
+                self._layer_path(layer),
+                diff_id,
+                layer.digest == diff_id or known.get(layer.digest) == diff_id == layer.digest,
+                _layer_name(at, diff_id),
+            )
+            for at, (layer, diff_id) in enumerate(zip(image.layers, diff_ids, strict=True))
+        )
+        paths = [self._content.disk_path(disk_id), *(self._content.blob_path(layer.digest) for layer in image.layers)]
+        lock = self._building.setdefault(disk_id, asyncio.Lock())
+        with self._pinned(*paths):
+            try:
+                async with lock:
+                    existing = self._existing_sizes(disk_id)
+                    if existing is not None:
+                        await stoppable(lambda: self._verify_new(layers, image.layers, known, budget), budget)
+                        sizes = existing
+                    else:
+                        temporary = scratch / f"disk-{digest.hex_of(disk_id)}"
+                        built = await stoppable(
+                            lambda: self._build(
+                                layers, temporary, budget, lambda at, count: report("building", layers[at].name, count)
+                            ),
+                            budget,
+                        )
+                        sizes = built.layer_bytes
+                        self._content.keep_disk(temporary, disk_id)
+                    self._keep(image, sizes, disk_id, owner)
+            finally:
+                if not lock.locked():
+                    self._building.pop(disk_id, None)
+        return LoadedImage(image.config.id, image.references)
+
+    def _build(
+        self, layers: Sequence[Layer], temporary: Path, budget: Budget, progress: Callable[[int, int], None]
+    ) -> BuiltDisk:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            with disk_full(temporary, lambda: os.fstat(descriptor).st_size):
+                return build_disk(layers, descriptor, temporary.parent, budget, progress)
+        finally:
+            os.close(descriptor)
+
+    def _verify_new(
+        self, layers: Sequence[Layer], spooled: Sequence[Spooled], known: dict[str, str], budget: Budget
+    ) -> None:
+        """The disk is there, but a blob that was not seen before may still be other than its diff ID says."""
+        for layer, blob in zip(layers, spooled, strict=True):
+            if not layer.verified and known.get(blob.digest) != layer.diff_id:
+                verify(layer, budget)
+
+    def _keep(self, image: ArchiveImage, sizes: Sequence[int], disk_id: str, owner: str) -> None:
+        """Final names for the blobs, then the record: from here on the image is there."""
+        for blob in image.layers:
+            self._content.keep_blob(blob)
+        config = image.config
+        layers = tuple(
+            LayerRecord(diff_id, blob.digest, size)
+            for diff_id, blob, size in zip(config.diff_ids, image.layers, sizes, strict=True)
+        )
+        record = ImageRecord(
+            config.id,
+            owner,
+            config.raw,
+            sum(sizes),
+            config.created_ns,
+            time.time_ns(),
+            layers,
+            (disk_id,),
+            image.references,
+        )
+        files = [("disk", disk_id), *(("blob", blob.digest) for blob in image.layers)]
+        self._records.add(record, files, self._boot_id)
+        self._reload()
+        for kind, name in files:
+            self._sync_behind(kind, name)
+
+    def _existing_sizes(self, disk_id: str) -> tuple[int, ...] | None:
+        """The layer sizes of an image that has this disk, when the disk is there."""
+        for image in self._catalog.all():
+            if image.disk_ids == (disk_id,) and image.disks[0].exists():
+                return tuple(layer.size_bytes for layer in image.layers)
+        return None
+
+    def _layer_path(self, layer: Spooled) -> Path:
+        return layer.path if layer.path.exists() else self._content.blob_path(layer.digest)
+
+    # Names.
+
+    def resolve(self, name_or_id: str) -> Image:
+        """The image of that name, ID or unambiguous start of an ID. NotFound "No such image: …"."""
+        return self._catalog.resolve(name_or_id)
+
+    def list(self) -> Sequence[Image]:
+        """All images, the newest first."""
+        return self._catalog.all()
+
+    def tag(self, source: str, target: str) -> None:
+        """Let ``target`` name the image ``source``; a name that meant another image moves."""
+        image = self.resolve(source)
+        self._records.point(image.owner, str(self._catalog.check_tag(target)), image.id)
+        self._reload()
+
+    def history(self, name_or_id: str) -> Sequence[HistoryItem]:
+        """``docker history``, newest first."""
+        return self._catalog.history(self.resolve(name_or_id))
+
+    def remove(
+        self, name_or_id: str, *, force: bool, in_use: Callable[[str], Sequence[ImageUser]]
+    ) -> Sequence[Removal]:
+        """``docker rmi``: untag, and delete when nothing names the image any more. Conflict in Docker's words.
+
+        Disks that are leased stay until they are released.
+        """
+        plan = self._catalog.plan_removal(name_or_id, force=force, in_use=in_use)
+        self._records.forget(plan.references, plan.image.id if plan.deletes else None)
+        self._reload()
+        if plan.deletes:
+            self._sweep(plan.image.disk_ids, [layer.blob for layer in plan.image.layers])
+        return list(plan.lines)
+
+    # Leases.
+
+    def lease(self, image_id: str, holder: str) -> None:
+        """Keep the image's disks for ``holder`` (a container) until it releases them, even when the " "image is
+        removed.
+        """
+        image = self._catalog.by_id(image_id)
+        if image is None:
+            raise NotFound(f"No such image: {image_id}")
+        self._records.lease(holder, image.owner, image.id, image.disk_ids)
+
+    def leased_disks(self, holder: str) -> tuple[Path, ...]:
+        """The disks that ``holder`` keeps, lowest first."""
+        return tuple(self._content.disk_path(disk) for disk in self._records.leased(holder))
+
+    def release(self, holder: str) -> None:
+        """End the lease; idempotent."""
+        self._sweep(self._records.release(holder), ())
+
+    # Keeping house.
+
+    async def _recover(self) -> None:
+        """After a crash: remove what no record names; after a power loss also what may not have " "reached the disk
+        whole.
+        """
+        lost = {(kind, name) for kind, name, boot_id in self._records.unsynced() if boot_id != self._boot_id}
+        for record in self._records.images():
+            parts = {("disk", disk) for disk in record.disk_ids} | {("blob", layer.blob) for layer in record.layers}
+            if parts & lost or not all(self._content.disk_path(disk).exists() for disk in record.disk_ids):
+                self._records.forget(record.references, record.id)
+        for kind, name in lost:
+            self._records.synced(kind, name)
+        self._reload()
+        await blocking.run(self._content.remove_strays, self._records.blobs_in_use(), self._records.disks_in_use())
+        for kind, name, _ in self._records.unsynced():
+            self._sync_behind(kind, name)
+
+    def _sweep(self, disk_ids: Sequence[str], blobs: Sequence[str]) -> None:
+        """Remove those of the files that nothing refers to any more."""
+        disks_in_use, blobs_in_use = self._records.disks_in_use(), self._records.blobs_in_use()
+        gone = [self._content.disk_path(disk) for disk in disk_ids if disk not in disks_in_use]
+        gone += [self._content.blob_path(blob) for blob in blobs if blob not in blobs_in_use]
+        for path in gone:
+            if not self._pins[path]:
+                path.unlink(missing_ok=True)
+
+    def _sync_behind(self, kind: str, name: str) -> None:
+        path = self._content.disk_path(name) if kind == "disk" else self._content.blob_path(name)
+
+        async def run() -> None:
+            try:
+                await blocking.run(sync, path)
+            except FileNotFoundError:
+                pass  # removed meanwhile
+            except OSError:
+                return  # stays on the list: the next open looks at it
+            self._records.synced(kind, name)
+
+        task = asyncio.get_running_loop().create_task(run(), name=f"sync {kind} {name[:19]}")
+        self._syncing.add(task)
+        task.add_done_callback(self._syncing.discard)
+
+    def _reload(self) -> None:
+        self._catalog.replace_all(self._records.images())
+
+    @contextmanager
+    def _pinned(self, *paths: Path) -> Iterator[None]:
+        """Keep a concurrent removal from deleting files that a load is about to record."""
+        for path in paths:
+            self._pins[path] += 1
+        try:
+            yield
+        finally:
+            for path in paths:
+                self._pins[path] -= 1
+                if not self._pins[path]:
+                    del self._pins[path]
+
+    def _scratch(self) -> _AsyncScratch:
+        return _AsyncScratch(self._content)
+
+    @staticmethod
+    def _reporter(progress: Callable[[LoadProgress], None]) -> Callable[[str, str, int], None]:
+        """Called in worker threads; the callback runs in the loop, and not more often than every 50 ms for one item."""
+        loop = asyncio.get_running_loop()
+        last: dict[str, float] = {}
+
+        def report(step: str, item: str, done_bytes: int) -> None:
+            now = time.monotonic()
+            if now - last.get(item, 0.0) >= 0.05:
+                last[item] = now
+                loop.call_soon_threadsafe(progress, LoadProgress(step, item, done_bytes))
+
+        return report
+
+
+class _AsyncScratch:
+    """``ContentStore.scratch`` with the removal of big files in a worker thread."""
+
+    def __init__(self, content: ContentStore) -> None:
+        self._context = content.scratch()
+
+    async def __aenter__(self) -> Path:
+        return self._context.__enter__()
+
+    async def __aexit__(self, *details: object) -> None:
+        await asyncio.shield(blocking.run(self._context.__exit__, None, None, None))
+
+
+def _counted(chunks: Iterator[bytes], report: Callable[[int], None]) -> Iterator[bytes]:
+    total = 0
+    for chunk in chunks:
+        total += len(chunk)
+        report(total)
+        yield chunk
+
+
+def _layer_name(at: int, diff_id: str) -> str:
+    return f"layer {at + 1} ({digest.hex_of(diff_id)[:12]})"
+
+
+def _architecture(platform: str | None) -> str:
+    if not platform:
+        return host_architecture()
+    os_name, _, rest = platform.lower().partition("/")
+    if os_name != "linux":
+        raise InvalidArgument(f"platform {platform!r} cannot run here: only linux can, for instance linux/amd64")
+    return rest.partition("/")[0] or host_architecture()

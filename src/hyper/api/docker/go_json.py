@@ -7,7 +7,6 @@ nulls out before. Without that a member written in another case would be taken f
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -38,7 +37,7 @@ def decode(data: bytes, type_: type[T]) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
     try:
-        return msgspec.convert(_straighten(value, _shape_of(type_)), type_)
+        return msgspec.convert(_straighten(value, _shape_of(type_)), type_)  # type: ignore[arg-type]  # classes are hashable; typeshed's cache wants it said
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
 
@@ -67,7 +66,7 @@ def _straighten(value: Any, shape: _Shape | None) -> Any:
 
 
 @cache
-def _shape_of(type_: Hashable) -> _Shape:
+def _shape_of(type_: Any) -> _Shape:
     return _shape(msgspec.inspect.type_info(type_))
 
 

@@ -1,0 +1,30 @@
+"""Routes of the Docker Engine API, one module per resource. What is not there yet is in ``not_yet``, by name."""
+
+from __future__ import annotations
+
+from hyper.api.docker.router import Route
+from hyper.api.docker.routes import (
+    container_streams,
+    containers,
+    events,
+    execs,
+    images,
+    networks,
+    not_yet,
+    system,
+    volumes,
+)
+
+
+def all_routes() -> tuple[Route, ...]:
+    return (
+        *system.routes(),
+        *events.routes(),
+        *containers.routes(),
+        *container_streams.routes(),
+        *execs.routes(),
+        *images.routes(),
+        *networks.routes(),
+        *volumes.routes(),
+        *not_yet.routes(),
+    )

@@ -1,0 +1,101 @@
+"""Every other endpoint of the API file: 501 with a message that names what is missing. The tests hold this list
+against the file."""
+
+from __future__ import annotations
+
+from hyper.api.docker.call import Call
+from hyper.api.docker.router import Handler, Route
+from hyper.api.http.messages import AnyResponse
+from hyper.errors import Unsupported
+
+_SWARM = "swarm mode (Hyper runs on one machine; Kubernetes is the way to many)"
+_PLUGINS = "engine plugins"
+
+_MISSING: tuple[tuple[str, str, str], ...] = (
+    ("GET", "/containers/{id}/top", "the process list of a container (docker top)"),
+    ("GET", "/containers/{id}/changes", "changes of a container's filesystem (docker diff)"),
+    ("GET", "/containers/{id}/export", "export of a container's filesystem (docker export)"),
+    ("GET", "/containers/{id}/stats", "statistics (docker stats)"),
+    ("POST", "/containers/{id}/update", "changing a container's limits (docker update)"),
+    ("GET", "/containers/{id}/attach/ws", "attaching through a WebSocket: use POST /containers/{id}/attach"),
+    ("HEAD", "/containers/{id}/archive", "copying files (docker cp)"),
+    ("GET", "/containers/{id}/archive", "copying files (docker cp)"),
+    ("PUT", "/containers/{id}/archive", "copying files (docker cp)"),
+    ("POST", "/containers/prune", "removing all stopped containers at once (docker container prune)"),
+    ("POST", "/build", "building images (docker build)"),
+    ("POST", "/build/prune", "the build cache"),
+    ("POST", "/build/cancel", "building images (docker build)"),
+    ("POST", "/session", "building images with BuildKit"),
+    ("POST", "/grpc", "building images with BuildKit"),
+    ("POST", "/images/{name:path}/push", "registries (docker push)"),
+    ("GET", "/images/search", "registries (docker search)"),
+    ("POST", "/images/prune", "removing all unused images at once (docker image prune)"),
+    ("GET", "/images/{name:path}/get", "saving images (docker save)"),
+    ("GET", "/images/get", "saving images (docker save)"),
+    ("POST", "/auth", "registries (docker login)"),
+    ("GET", "/distribution/{name:path}/json", "registries"),
+    ("POST", "/commit", "images from containers (docker commit)"),
+    ("GET", "/system/df", "disk usage (docker system df)"),
+    ("POST", "/volumes/create", "volumes"),
+    ("PUT", "/volumes/{name}", "cluster volumes"),
+    ("DELETE", "/volumes/{name}", "volumes"),
+    ("POST", "/volumes/prune", "volumes"),
+    ("POST", "/networks/create", "networks of one's own"),
+    ("DELETE", "/networks/{id}", "networks of one's own"),
+    ("POST", "/networks/{id}/connect", "networks of one's own"),
+    ("POST", "/networks/{id}/disconnect", "networks of one's own"),
+    ("POST", "/networks/prune", "networks of one's own"),
+    ("GET", "/plugins/privileges", _PLUGINS),
+    ("POST", "/plugins/pull", _PLUGINS),
+    ("POST", "/plugins/create", _PLUGINS),
+    ("GET", "/plugins/{name:path}/json", _PLUGINS),
+    ("DELETE", "/plugins/{name:path}", _PLUGINS),
+    ("POST", "/plugins/{name:path}/enable", _PLUGINS),
+    ("POST", "/plugins/{name:path}/disable", _PLUGINS),
+    ("POST", "/plugins/{name:path}/upgrade", _PLUGINS),
+    ("POST", "/plugins/{name:path}/push", _PLUGINS),
+    ("POST", "/plugins/{name:path}/set", _PLUGINS),
+    ("GET", "/swarm", _SWARM),
+    ("POST", "/swarm/init", _SWARM),
+    ("POST", "/swarm/join", _SWARM),
+    ("POST", "/swarm/leave", _SWARM),
+    ("POST", "/swarm/update", _SWARM),
+    ("GET", "/swarm/unlockkey", _SWARM),
+    ("POST", "/swarm/unlock", _SWARM),
+    ("GET", "/nodes", _SWARM),
+    ("GET", "/nodes/{id}", _SWARM),
+    ("DELETE", "/nodes/{id}", _SWARM),
+    ("POST", "/nodes/{id}/update", _SWARM),
+    ("GET", "/services", _SWARM),
+    ("POST", "/services/create", _SWARM),
+    ("GET", "/services/{id}", _SWARM),
+    ("DELETE", "/services/{id}", _SWARM),
+    ("POST", "/services/{id}/update", _SWARM),
+    ("GET", "/services/{id}/logs", _SWARM),
+    ("GET", "/tasks", _SWARM),
+    ("GET", "/tasks/{id}", _SWARM),
+    ("GET", "/tasks/{id}/logs", _SWARM),
+    ("GET", "/secrets", _SWARM),
+    ("POST", "/secrets/create", _SWARM),
+    ("GET", "/secrets/{id}", _SWARM),
+    ("DELETE", "/secrets/{id}", _SWARM),
+    ("POST", "/secrets/{id}/update", _SWARM),
+    ("GET", "/configs", _SWARM),
+    ("POST", "/configs/create", _SWARM),
+    ("GET", "/configs/{id}", _SWARM),
+    ("DELETE", "/configs/{id}", _SWARM),
+    ("POST", "/configs/{id}/update", _SWARM),
+)
+
+
+def routes() -> tuple[Route, ...]:
+    return tuple(Route(method, pattern, _refuse(method, pattern, what)) for method, pattern, what in _MISSING)
+
+
+def _refuse(method: str, pattern: str, what: str) -> Handler:
+    message = f"{method} {pattern.replace(':path', '')} is not there yet: {what}"
+
+    async def refuse(call: Call) -> AnyResponse:
+        raise Unsupported(message)
+
+    return refuse

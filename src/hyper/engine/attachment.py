@@ -51,8 +51,8 @@ class HubAttachment:
             return
         try:
             await stream.write(data)
-        except Unavailable:
-            self._stdin = False  # the process, or its VM, is gone; its exit tells the client
+        except (BrokenPipeError, Unavailable):
+            self._stdin = False  # the process does not read any more, or is gone; its exit tells the client
 
     async def finish(self) -> None:
         if not (self._stdin and self._end_stdin):

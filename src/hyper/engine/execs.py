@@ -27,7 +27,8 @@ from hyper.engine.runtime import exec_process
 from hyper.engine.starter_errors import start_failure_code
 from hyper.engine.tasks import TaskSet
 from hyper.errors import Conflict, HyperError, InvalidArgument, NotFound, Unavailable
-from hyper.guest.agent import OutputStream, ProcessExited, Stdio
+from hyper.guest.messages import ProcessExited, Stdio
+from hyper.guest.streams import OutputStream
 
 KEPT_EXECS = 512
 
@@ -93,8 +94,8 @@ class ExecUseCases:
         ended: asyncio.Future[ProcessExited] = asyncio.get_running_loop().create_future()
         run.exec_ends[exec_id] = ended
         try:
-            pid = await agent.exec(
-                container.id, exec_id, process=exec_process(container.snapshot, config, console_size), stdio=stdio
+            begun = await agent.exec(
+                container.id, exec_id, exec_process(container.snapshot, config, console_size), stdio
             )
         except HyperError as error:
             run.exec_ends.pop(exec_id, None)
@@ -102,7 +103,7 @@ class ExecUseCases:
             managed.snapshot = msgspec.structs.replace(managed.snapshot, exit_code=start_failure_code(error))
             raise
         managed.run = run
-        managed.snapshot = msgspec.structs.replace(managed.snapshot, running=True, pid=pid)
+        managed.snapshot = msgspec.structs.replace(managed.snapshot, running=True, pid=begun.pid)
         managed.hub.input.set_result(agent.input(stdio.io) if stdio.stdin else None)
         self._tasks.spawn(self._follow(managed, container, stdio, ended), name=f"exec {exec_id[:12]}")
         self._emit(container, f"exec_start: {' '.join(config.command)}", exec_id)
@@ -146,7 +147,7 @@ class ExecUseCases:
                 chunk = await stream.read()
                 if chunk.data:
                     await hub.publish(name, chunk.data)
-                stream.ack(chunk.offset + len(chunk.data) + (1 if chunk.end else 0))
+                stream.ack(chunk.next)
                 if chunk.end:
                     return
         except Unavailable:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Literal
 
-from hyper.guest.agent import InputStream
+from hyper.guest.streams import InputStream
 
 StreamName = Literal["stdout", "stderr"]
 QUEUE_BYTES = 1 << 20

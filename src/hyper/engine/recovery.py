@@ -24,7 +24,7 @@ from hyper.engine.records import EngineRecords
 from hyper.engine.registry import ContainerRegistry
 from hyper.engine.run import VMM_DIED_EXIT_CODE, Run
 from hyper.errors import HyperError
-from hyper.guest.agent import ContainerState, ProcessExited, ProcessState
+from hyper.guest.messages import ContainerState, ProcessExited, ProcessState
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
 from hyper.networks.bridge import BridgeNetwork
@@ -120,7 +120,7 @@ class Recovery:
         )
         managed.run = run
         run.begin()
-        managed.hub.input.set_result(sandbox.agent.input(init.stdio.io) if init.stdio.stdin else None)
+        managed.hub.input.set_result(sandbox.agent.input(init.stdio.io, from_offset=None) if init.stdio.stdin else None)
         if mine.status in ("running", "paused"):
             status = Status.PAUSED if mine.status == "paused" else Status.RUNNING
             if status is not managed.state.status:
@@ -135,9 +135,9 @@ class Recovery:
     async def _abandon_exec(self, sandbox: Sandbox, container_id: str, process: ProcessState) -> None:
         """Its client went with the old daemon: nobody reads its output any more, and nobody asks for its exit."""
         agent = sandbox.agent
-        agent.discard(process.stdio.io)
-        if process.stdio.stderr is not None:
-            agent.discard(process.stdio.stderr)
+        for number in (process.stdio.io, process.stdio.stderr):
+            if number is not None:
+                agent.drop_output(number, "its client has gone")
         if process.status == "exited":
             await agent.forget(container_id, process.process)
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from hyper.engine.log_file import LogWriter, StreamName
 from hyper.engine.output import OutputHub
 from hyper.errors import Unavailable
-from hyper.guest.agent import Event, OutputStream, ProcessExited, Stdio
+from hyper.guest.messages import Event, ProcessExited, Stdio
+from hyper.guest.streams import OutputStream
 from hyper.sandboxes.source import Sandbox
 
 DRAIN_S = 10.0
@@ -107,7 +108,7 @@ class Run:
                     stream.ack(position)
                 if chunk.end:
                     self.log.finish(name)
-                    stream.ack(chunk.offset + len(chunk.data) + 1)
+                    stream.ack(chunk.next)
                     return
         except Unavailable:
             self.log.finish(name)  # the VM is gone: what it said is worth keeping

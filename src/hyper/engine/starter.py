@@ -11,12 +11,10 @@ and takes everything down again).
 from __future__ import annotations
 
 import asyncio
-import base64
 import secrets
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -28,7 +26,7 @@ from hyper.engine.ports import requested_ports
 from hyper.engine.run import Run
 from hyper.engine.runtime import runtime_spec
 from hyper.errors import FailedPrecondition
-from hyper.guest.agent import Stdio
+from hyper.guest.messages import Disk, InjectedFile, Rootfs, Stdio
 from hyper.hypervisors.base import Nic
 from hyper.images.store import ImageStore
 from hyper.networks.bridge import BridgeNetwork, Endpoint
@@ -114,14 +112,10 @@ class Starter:
                 tty=container.config.tty,
             )
             undo.push_async_callback(run.abandon)
-            pid = await agent.create(
-                id=container.id,
-                spec=runtime_spec(container, default_memory_bytes=self._sandboxes.default_memory_bytes),
-                rootfs=rootfs,
-                files=self._files(container, endpoint),
-                stdio=stdio,
-            )
             run.begin()
+            pid = await agent.create(
+                container.id, runtime_spec(container), rootfs, self._files(container, endpoint), stdio
+            )
             timeline.mark("agent.create")
             bindings = await self._publish(container, endpoint, undo)
             started_ns = await agent.start(container.id)
@@ -193,14 +187,18 @@ class Starter:
         undo.push_async_callback(sandbox.destroy, graceful=False)
         return sandbox
 
-    async def _rootfs(self, container: Container, sandbox: Sandbox) -> dict[str, Any]:
+    async def _rootfs(self, container: Container, sandbox: Sandbox) -> Rootfs:
         image = self._images.resolve(container.image_id)
         writable = self._layout.writable(container.id)
         *layers, top = await asyncio.gather(
             *(sandbox.attach_disk(disk, fs="erofs", readonly=True) for disk in image.disks),
             sandbox.attach_disk(writable, fs="ext4", readonly=False),
         )
-        return {"layers": layers, "writable": top, "readonly": container.config.readonly_rootfs}
+        return Rootfs(
+            layers=[msgspec.convert(layer, Disk) for layer in layers],
+            writable=msgspec.convert(top, Disk),
+            readonly=container.config.readonly_rootfs,
+        )
 
     async def _publish(
         self, container: Container, endpoint: Endpoint | None, undo: AsyncExitStack
@@ -213,7 +211,7 @@ class Starter:
         bindings = await self._network.publish(container.id, wanted, name=container.name)
         return tuple(msgspec.convert(binding, PortBinding, from_attributes=True) for binding in bindings)
 
-    def _files(self, container: Container, endpoint: Endpoint | None) -> list[dict[str, Any]]:
+    def _files(self, container: Container, endpoint: Endpoint | None) -> list[InjectedFile]:
         config = container.config
         contents = {
             "/etc/hostname": hostname_file(config.hostname),
@@ -229,9 +227,7 @@ class Starter:
                 ResolverOptions(servers=config.dns, search=config.dns_search, options=config.dns_options),
             ),
         }
-        return [
-            {"path": path, "content": base64.b64encode(data).decode(), "mode": 0o644} for path, data in contents.items()
-        ]
+        return [InjectedFile(path, content) for path, content in contents.items()]
 
 
 def cpus(container: Container) -> float | None:

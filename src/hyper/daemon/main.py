@@ -1,0 +1,158 @@
+"""``hyperd``: reads the settings and puts everything together. The only place that names concrete classes.
+
+Opened in this order, closed in the reverse: root lock, pid file, sockets bound (so that clients wait instead of failing), records, images,
+network, sandboxes, engine (recovery), then the sockets are served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from hyper import __version__, config
+from hyper.daemon import lifecycle
+from hyper.daemon.agent_binary import find_agent
+from hyper.daemon.listeners import DataRoot, Listeners, PidFile
+from hyper.errors import HyperError
+
+_log = logging.getLogger(__name__)
+KERNELS = Path("/var/lib/hyper/kernels")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script; returns the exit status."""
+    try:
+        settings = config.load(sys.argv[1:] if argv is None else argv, version=f"hyperd {__version__}")
+    except HyperError as error:
+        return lifecycle.tell_before_logging(error)
+    import uvloop
+
+    with lifecycle.logging_to(sys.stderr, level=settings.effective_log_level, form=settings.log_format):
+        return lifecycle.run(lambda stop: serve(settings, stop), loop_factory=uvloop.new_event_loop)
+
+
+async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
+    """The daemon's whole life."""
+    from hyper.api.docker.app import DockerApi
+    from hyper.api.http.server import HttpServer
+    from hyper.engine.engine import EngineSettings, LiveEngine
+    from hyper.guest.kernel import KernelSettings
+    from hyper.hypervisors.qemu.settings import AcceleratorChoice, QemuSettings
+    from hyper.images.store import ImageStore
+    from hyper.images.writable import WritableDisks
+    from hyper.sandboxes.boot_image import GuestSettings
+    from hyper.sandboxes.connect import connect_agent
+    from hyper.sandboxes.sizing import SizingSettings
+    from hyper.sandboxes.source import SandboxSettings, SandboxSource
+    from hyper.system.database import Database
+    from hyper.system.identities import UidRange
+
+    async with AsyncExitStack() as opened:
+        root = opened.enter_context(DataRoot.lock(settings.data_root))
+        settings.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        opened.enter_context(PidFile.write(settings.pid_path))
+        listeners = opened.enter_context(Listeners.open(settings.api_hosts, settings.group))
+        database = Database(settings.data_root / "state.db")
+        opened.callback(database.close)
+        images = await ImageStore.open(settings.data_root, database)
+        disks = await WritableDisks.open(settings.data_root / "writable")
+        network, network_error = await _network(settings, database, root.root_id, opened)
+        first, last = settings.vmm_uid_range
+        sizing = SizingSettings(
+            default_memory_bytes=settings.default_memory_bytes,
+            default_cpus=int(settings.default_cpus or os.cpu_count() or 1),
+        )
+        sandboxes = SandboxSource(
+            SandboxSettings(
+                runtime_dir=settings.exec_root,
+                guest=GuestSettings(
+                    kernel=KernelSettings(folder=KERNELS, configured=settings.kernel),
+                    agent=find_agent(settings.agent),
+                    cache=settings.data_root / "boot",
+                ),
+                qemu=QemuSettings(
+                    root_id=root.root_id,
+                    state_dir=settings.data_root / "hypervisor",
+                    runtime_dir=settings.exec_root,
+                    accelerator=AcceleratorChoice(settings.accel),
+                    **({"binary": str(settings.qemu)} if settings.qemu else {}),
+                ),
+                sizing=sizing,
+                uids=UidRange(first, last - first + 1),
+            ),
+            connect=connect_agent,
+        )
+        opened.push_async_callback(sandboxes.close)
+        engine = LiveEngine(
+            EngineSettings(
+                id=root.root_id,
+                data_root=settings.data_root,
+                exec_root=settings.exec_root,
+                rootfs_bytes=settings.rootfs_size_bytes,
+            ),
+            database,
+            images,
+            disks,
+            sandboxes,
+            network,
+            network_error,
+        )
+        await engine.open()
+        opened.push_async_callback(_close_engine, engine, settings.live_restore)
+        await _builtin_image(images, settings.data_root)
+        probing = asyncio.create_task(sandboxes.open(), name="probe")
+        opened.push_async_callback(_cancel, probing)
+        server = HttpServer(DockerApi(engine))
+        opened.push_async_callback(server.close)
+        for listener in listeners.sockets:
+            await server.listen(listener)
+        _log.info("hyperd is ready", extra={"version": __version__, "hosts": " ".join(listeners.addresses)})
+        await stop.wait()
+
+
+async def _network(settings, database, root_id, opened):  # type: ignore[no-untyped-def]
+    """The default network, or why there is none: a daemon without it still runs ``--network none``."""
+    from hyper.networks.bridge import BridgeNetwork, BridgeSettings
+
+    wanted = BridgeSettings(name=settings.bridge_for(root_id), bip=settings.bip, mtu=settings.mtu)
+    try:
+        network = await BridgeNetwork.open(database, wanted, root_id)
+    except HyperError as error:
+        _log.warning("no default network: %s", error.message)
+        return None, error.message
+    opened.push_async_callback(network.close)
+    return network, ""
+
+
+async def _builtin_image(images, data_root: Path) -> None:  # type: ignore[no-untyped-def]
+    """busybox:latest, made once per data root; whoever removes it does not get it back."""
+    from hyper.images import builtin
+
+    mark = data_root / "images" / "builtin"
+    if mark.exists():
+        return
+    try:
+        await builtin.add(images)
+    except HyperError as error:
+        _log.warning("no built-in image: %s", error.message)
+        return
+    mark.touch()
+
+
+async def _close_engine(engine, live_restore: bool) -> None:  # type: ignore[no-untyped-def]
+    await engine.close(stop_containers=not live_restore)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _unused(_: AsyncIterator[None]) -> None: ...

@@ -163,7 +163,9 @@ class LoadedImage(Protocol):
     def image_id(self) -> str: ...
 
     @property
-    def references(self) -> Sequence[str]: ...
+    def messages(self) -> Sequence[str]:
+        """The lines that ``docker load`` prints for it."""
+        ...
 
 
 class ImageView(Protocol):
@@ -189,10 +191,10 @@ class ImageView(Protocol):
 
 
 class HistoryView(Protocol):
-    """A step of an image's history (``hyper.images.store.HistoryEntry``), newest first."""
+    """A step of an image's history (``hyper.images.store.HistoryItem``), newest first."""
 
     @property
-    def image_id(self) -> str: ...
+    def id(self) -> str: ...
 
     @property
     def created_ns(self) -> int: ...
@@ -201,7 +203,7 @@ class HistoryView(Protocol):
     def created_by(self) -> str: ...
 
     @property
-    def tags(self) -> Sequence[str]: ...
+    def references(self) -> Sequence[str]: ...
 
     @property
     def size_bytes(self) -> int: ...
@@ -221,16 +223,16 @@ class RemovalView(Protocol):
 
 
 class ProgressView(Protocol):
-    """How far the loading of one layer is (``hyper.images.store.LoadProgress``)."""
+    """How far a step of loading is (``hyper.images.store.LoadProgress``)."""
 
     @property
-    def layer(self) -> str: ...
+    def step(self) -> str: ...
 
     @property
-    def current_bytes(self) -> int: ...
+    def item(self) -> str: ...
 
     @property
-    def total_bytes(self) -> int: ...
+    def done_bytes(self) -> int: ...
 
 
 class Images(Protocol):

@@ -13,7 +13,8 @@ from hyper.engine.events import EventLog
 from hyper.engine.execs import ExecUseCases
 from hyper.engine.images import ImageUseCases
 from hyper.engine.layout import Layout
-from hyper.engine.model import EngineInfo, Status
+from hyper.engine.model import EngineInfo, NetworkInfo, Status
+from hyper.engine.networks import builtin_networks
 from hyper.engine.records import EngineRecords
 from hyper.engine.recovery import Recovery
 from hyper.engine.registry import ContainerRegistry
@@ -55,6 +56,7 @@ class LiveEngine:
         self._settings = settings
         self._store = images
         self._sandboxes = sandboxes
+        self._network = network
         self._network_error = network_error
         self._tasks = TaskSet()
         records = EngineRecords(database)
@@ -109,6 +111,9 @@ class LiveEngine:
         for managed in self._registry:
             if managed.run is not None:
                 await managed.run.abandon()
+
+    def networks(self) -> tuple[NetworkInfo, ...]:
+        return builtin_networks(self._settings.id, self._network)
 
     async def info(self) -> EngineInfo:
         sandboxes = self._sandboxes.describe()

@@ -140,10 +140,12 @@ def _glob(text: str, pattern: str) -> bool:
     )
 
 
-def progress_json(status: str, layer: str, current_bytes: int, total_bytes: int) -> dict[str, Any]:
-    """One progress line of ``docker load``; ``total_bytes`` 0 when it is not known."""
-    detail = {"current": current_bytes, "total": total_bytes} if total_bytes else {"current": current_bytes}
-    return {"status": status, "progressDetail": detail, "id": layer}
+_STEPS = {"receiving": "Loading layer", "building": "Building disk"}
+
+
+def progress_json(step: str, item: str, done_bytes: int) -> dict[str, Any]:
+    """One progress line of ``docker load``. How much there will be is not known: archives are streams."""
+    return {"status": _STEPS.get(step, step), "progressDetail": {"current": done_bytes}, "id": item}
 
 
 def error_json(message: str) -> dict[str, Any]:

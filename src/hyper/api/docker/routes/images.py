@@ -14,6 +14,7 @@ from hyper.api.docker.router import Route
 from hyper.api.http.messages import Response, StreamResponse
 from hyper.engine.api import Images, LoadedImage, ProgressView
 from hyper.errors import HyperError, InvalidArgument, Unsupported
+from hyper.oci import reference as references
 
 _QUEUED_PROGRESS = 256
 
@@ -54,10 +55,10 @@ async def history(call: Call) -> Response:
     return json_response(
         [
             {
-                "Id": entry.image_id,
+                "Id": entry.id,
                 "Created": entry.created_ns // 1_000_000_000,
                 "CreatedBy": entry.created_by,
-                "Tags": list(entry.tags),
+                "Tags": [references.familiar(name) for name in entry.references],
                 "Size": entry.size_bytes,
                 "Comment": entry.comment,
             }
@@ -126,9 +127,7 @@ async def _load(images: Images, stream: AsyncIterator[bytes], *, quiet: bool) ->
     def progress(item: ProgressView) -> None:
         if not quiet:
             with suppress(asyncio.QueueFull):  # a slow client misses some steps of a bar
-                queue.put_nowait(
-                    _line(image_json.progress_json("Loading layer", item.layer, item.current_bytes, item.total_bytes))
-                )
+                queue.put_nowait(_line(image_json.progress_json(item.step, item.item, item.done_bytes)))
 
     task = asyncio.create_task(_load_and_end(images, stream, progress, queue))
     begun = False
@@ -144,8 +143,8 @@ async def _load(images: Images, stream: AsyncIterator[bytes], *, quiet: bool) ->
             yield _line(image_json.error_json(error.message))
             return
         for image in loaded:
-            for line in _loaded_lines(image):
-                yield line
+            for message in image.messages:
+                yield _line({"stream": f"{message}\n"})
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -161,12 +160,6 @@ async def _load_and_end(
         return await images.load(stream, progress=progress)
     finally:
         await queue.put(None)
-
-
-def _loaded_lines(image: LoadedImage) -> list[bytes]:
-    if not image.references:
-        return [_line({"stream": f"Loaded image ID: {image.image_id}\n"})]
-    return [_line({"stream": f"Loaded image: {name}\n"}) for name in image.references]
 
 
 def _line(value: object) -> bytes:

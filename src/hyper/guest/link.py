@@ -178,9 +178,11 @@ class AgentLink:
             except TimeoutError:
                 self._lose(f"the guest's agent did not answer on {self._path} in time")
             except (ConnectionError, FileNotFoundError) as error:
+                if loop.time() > deadline:  # refused at once, each time, so that the timeout above never gets its turn
+                    self._lose(f"the guest's agent did not answer on {self._path} in time")
                 refused_since = refused_since or loop.time()
-                patience = self._settings.refused_s if self.welcome else self._settings.connect_deadline_s
-                if loop.time() - refused_since > patience:
+                # Before the first answer the VMM may not listen yet: there the deadline decides.
+                if self.welcome is not None and loop.time() - refused_since > self._settings.refused_s:
                     self._lose(f"nobody listens on {self._path} any more ({error.strerror})")
             except OSError as error:
                 self._lose(f"{self._path} cannot be connected to ({error.strerror})")

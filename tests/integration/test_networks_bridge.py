@@ -257,6 +257,29 @@ async def test_published_udp_port_answers(
                 assert client.recv(100) == b"query answered"
 
 
+async def test_udp_client_that_never_pauses_finds_the_new_container(
+    host: NetworkNamespace, outside: NetworkNamespace, network: BridgeNetwork, containers: Containers
+) -> None:
+    with outside.open_socket(socket.SOCK_DGRAM) as client:
+        client.connect((HOST_ADDRESS, 5353))
+        client.send(b"too early")
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(10)
+        for owner_id in ("c1", "c2"):
+            with host.entered():
+                endpoint = await admitted(network, owner_id)
+                await network.publish(owner_id, [PortRequest(53, "udp", host_port=5353)])
+            with containers.start(endpoint).open_socket(socket.SOCK_DGRAM) as server:
+                server.bind(("0.0.0.0", 53))
+                client.send(owner_id.encode())
+                query, peer = server.recvfrom(10)
+                assert query == owner_id.encode()
+                server.sendto(b"answer", peer)
+                assert client.recv(10) == b"answer"
+            await network.unpublish(owner_id)
+            network.release(owner_id)
+
+
 async def test_port_published_on_loopback_is_for_the_host_alone(
     host: NetworkNamespace, outside: NetworkNamespace, network: BridgeNetwork, containers: Containers
 ) -> None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from hyper.errors import Conflict, FailedPrecondition, HyperError, NotFound
 from hyper.networks.addresses import AddressPool, Endpoint
@@ -24,6 +25,7 @@ from hyper.networks.subnets import mac_of, overlapping, parse_bip, suggest
 from hyper.system import sysctl
 from hyper.system.database import Database
 from hyper.system.netlink import Link, Netlink
+from hyper.system.netlink_conntrack import Conntrack
 from hyper.system.netlink_taps import open_tap
 from hyper.system.nftables import Nftables
 
@@ -54,6 +56,7 @@ class BridgeNetwork:
         self._index = 0
         self._netlink: Netlink | None = None
         self._nft: Nftables | None = None
+        self._conntrack: Conntrack | None = None
 
     @classmethod
     async def open(cls, database: Database, settings: BridgeSettings, root_id: str) -> BridgeNetwork:
@@ -142,6 +145,9 @@ class BridgeNetwork:
             raise
         for one in held.values():
             drop_early_connections(one)
+        for binding in bindings:
+            if binding.protocol == "udp":
+                self._forget_udp(binding.host_port, endpoint.address)
         return bindings
 
     async def unpublish(self, owner_id: str) -> None:
@@ -150,6 +156,8 @@ class BridgeNetwork:
         endpoint = self._addresses.find(owner_id)
         if held and endpoint is not None:
             self._apply(self._rules.unpublish(endpoint.address, [one.binding for one in held]))
+            # What is translated to this address would be led to the next container that has it.
+            self._forget_server(endpoint.address)
         for one in held:
             self._ports.release(one)
 
@@ -165,6 +173,7 @@ class BridgeNetwork:
         for endpoint in self._addresses.all():
             if endpoint.owner_id not in live:
                 self._addresses.release(endpoint.owner_id)
+                self._forget_server(endpoint.address)
         for owner_id, bindings in live.items():
             if bindings and self._addresses.find(owner_id) is None:
                 _log.error(
@@ -193,17 +202,16 @@ class BridgeNetwork:
         finally:
             self._ports.close()
             self._published.clear()
-            self._netlink.close()
-            self._nft.close()
-            self._netlink = self._nft = None
+            self._shut()
 
     # -- inside
 
     def _set_up(self) -> None:
         self._nft = Nftables()
-        self._netlink = Netlink()
         created = False
         try:
+            self._netlink = Netlink()
+            self._conntrack = Conntrack()
             with _privileged():
                 bridge = self._netlink.link(self.settings.name)
                 if bridge is not None:
@@ -217,12 +225,16 @@ class BridgeNetwork:
                 self._drop_other_subnets()
                 self._synchronise()
         except BaseException:
-            if created:
+            if created and self._netlink is not None:
                 self._netlink.delete_link(self.settings.name)
-            self._netlink.close()
-            self._nft.close()
-            self._netlink = self._nft = None
+            self._shut()
             raise
+
+    def _shut(self) -> None:
+        for part in (self._netlink, self._nft, self._conntrack):
+            if part is not None:
+                part.close()
+        self._netlink = self._nft = self._conntrack = None
 
     def _check_ours(self, bridge: Link) -> None:
         half_made = bridge.kind == "bridge" and not bridge.alias and not bridge.up
@@ -316,6 +328,20 @@ class BridgeNetwork:
             bindings = [one.binding for one in self._published.get(endpoint.owner_id, [])]
             script.append(self._rules.publish(endpoint.address, bindings))
         self._nft.run("".join(script))
+
+    def _forget_server(self, address: IPv4Address) -> None:
+        self._forget(lambda conntrack: conntrack.forget_server(address))
+
+    def _forget_udp(self, host_port: int, server: IPv4Address) -> None:
+        self._forget(lambda conntrack: conntrack.forget_udp_port(host_port, server=server))
+
+    def _forget(self, what: Callable[[Conntrack], int]) -> None:
+        if self._conntrack is None:
+            return
+        try:
+            what(self._conntrack)
+        except OSError as error:  # the connections time out by themselves; nothing else depends on it
+            _log.warning("old connections could not be forgotten", extra={"error": str(error)})
 
     def _taps(self, netlink: Netlink) -> list[Link]:
         return [link for link in netlink.links() if link.name.startswith(self._rules.tap_prefix) and link.kind == "tun"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.netns import NetworkNamespace
 
 from hyper.errors import FailedPrecondition
 from hyper.system.netlink import Netlink, Route
+from hyper.system.netlink_conntrack import Conntrack
 from hyper.system.netlink_taps import open_tap
 from hyper.system.nftables import Nftables
 
@@ -100,3 +102,22 @@ def test_script_is_applied_as_a_whole_or_not_at_all(namespace: NetworkNamespace)
 def test_missing_library_is_told_with_the_package() -> None:
     with pytest.raises(FailedPrecondition, match="libnftables1"):
         Nftables(library="libnothing-of-the-kind.so.1")
+
+
+def test_only_the_connections_named_are_forgotten(namespace: NetworkNamespace) -> None:
+    nftables = Nftables()
+    nftables.run(
+        "add table ip t\nadd chain ip t c { type filter hook output priority 0 ; }\n"
+        "add rule ip t c ct state new accept\n"
+    )
+    nftables.close()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        for address, port in (("127.0.0.2", 9), ("127.0.0.2", 10), ("127.0.0.3", 9), ("127.0.0.3", 10)):
+            client.sendto(b"", (address, port))
+    conntrack = Conntrack()
+    assert conntrack.forget_server(IPv4Address("127.0.0.2")) == 2
+    assert conntrack.forget_server(IPv4Address("127.0.0.2")) == 0
+    assert conntrack.forget_udp_port(9, server=IPv4Address("127.0.0.3")) == 0
+    assert conntrack.forget_udp_port(9, server=IPv4Address("127.0.0.4")) == 1
+    assert conntrack.forget_server(IPv4Address("127.0.0.3")) == 1
+    conntrack.close()

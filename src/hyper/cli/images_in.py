@@ -28,7 +28,7 @@ def load(session: Session, arguments: Sequence[str]) -> int:
             switch("-q --quiet", "No progress"),
         ),
         usage="[FLAGS]",
-        summary="Load images from an archive made by docker save (docker or OCI layout; gzip, zstd and xz are seen through).",
+        summary="Load images from an archive made by docker save: docker or OCI layout, also gzip, zstd or xz.",
         at_most=0,
     )
     path = parsed.value("input")

@@ -142,12 +142,12 @@ def watch_signals(
         if resize is not None:
             set_handler(signal.SIGWINCH, lambda *_: errands.add(resize))
         if kill is not None:
-            for number in signal.valid_signals():
-                if number not in NOT_PROXIED and number < 32:
-                    set_handler(int(number), forward)
+            for proxied in signal.valid_signals():
+                if proxied not in NOT_PROXIED and proxied < 32:
+                    set_handler(int(proxied), forward)
         else:
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                set_handler(number, leave)
+            set_handler(signal.SIGTERM, leave)
+            set_handler(signal.SIGHUP, leave)
         yield
     finally:
         for number, handler in before.items():

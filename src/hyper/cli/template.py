@@ -159,17 +159,21 @@ class Template:
         return names, value
 
     def _tokens(self, text: str) -> list[tuple[str, str]]:
-        tokens, position = [], 0
+        tokens: list[tuple[str, str]] = []
+        position = 0
         while text[position:].strip():
             match = _TOKEN.match(text, position)
             if match is None:
                 raise self._error(f"cannot read {text[position:].strip()!r}")
-            tokens.append((str(match.lastgroup), match[str(match.lastgroup)]))
+            kind = str(match.lastgroup)
+            # (index .X 0).Name: a field of what the parentheses give
+            chained = kind == "field" and tokens[-1:] == [("mark", ")")] and match.start(kind) == position
+            tokens.append(("chain" if chained else kind, match[kind]))
             position = match.end()
         return tokens
 
     def _pipeline(self, tokens: list[tuple[str, str]], scope: Scope) -> Any:
-        value, last = None, []
+        last: list[Any] = []
         while True:
             value = self._command(tokens, scope, last)
             if not tokens or tokens[0] != ("mark", "|"):
@@ -217,20 +221,22 @@ class Template:
             value = self._pipeline(tokens, scope)
             if not tokens or tokens.pop(0) != ("mark", ")"):
                 raise self._error("an opening parenthesis has no closing one")
-            return value
+            return self._fields(value, tokens.pop(0)[1]) if tokens and tokens[0][0] == "chain" else value
         if kind == "field":
-            base, *names = token.split(".")
-            value = self._variable(base, scope) if base else scope["."]
-            for name in names:
-                if name:
-                    value = self._field(value, name)
-            return value
+            base, dot, names = token.partition(".")
+            return self._fields(self._variable(base, scope) if base else scope["."], dot + names)
         raise self._error(f"cannot use {token!r} here")
 
     def _variable(self, name: str, scope: Scope) -> Any:
         if name not in scope:
             raise self._error(f"there is no variable {name}")
         return scope[name]
+
+    def _fields(self, value: Any, path: str) -> Any:
+        for name in path.split("."):
+            if name:
+                value = self._field(value, name)
+        return value
 
     def _field(self, value: Any, name: str) -> Any:
         if isinstance(value, dict):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from hyper.errors import InvalidArgument, PermissionDenied, Unavailable
 
-DEFAULT_SOCKET = "/run/hyper/hyper.sock"
+DEFAULT_EXEC_ROOT = "/run/hyper"
 TCP_PORT = 2375
 CONNECT_TIMEOUT_S = 10.0
 
@@ -53,7 +53,8 @@ def find_address(flag: str | None, environment: Mapping[str, str]) -> Address:
     for url in (flag, environment.get("HYPER_HOST"), environment.get("DOCKER_HOST")):
         if url:
             return parse_address(url)
-    return Address(f"unix://{DEFAULT_SOCKET}", path=DEFAULT_SOCKET, chosen=False)
+    default = f"{environment.get('HYPER_EXEC_ROOT') or DEFAULT_EXEC_ROOT}/hyper.sock"
+    return Address(f"unix://{default}", path=default, chosen=False)
 
 
 def parse_address(url: str) -> Address:

@@ -40,7 +40,7 @@ def start_daemon(address: Address, *, program: str | None = None, say: Callable[
         if _answers(address):
             return
         log_start = os.stat(log_path).st_size if os.path.exists(log_path) else 0
-        pid = _spawn(program, address, log_path)
+        pid = _spawn(program, log_path)
         while not _answers(address):
             talk.waited("starting hyperd")
             ended, status = os.waitpid(pid, os.WNOHANG)
@@ -98,22 +98,20 @@ def _take(lock: int, deadline: float, talk: _Talk) -> None:
 
 
 def _answers(address: Address) -> bool:
-    engine = Engine(address)
     try:
-        engine.request("GET", "/_ping").read(1024)
+        response = Engine(address).request("GET", "/_ping")
     except HyperError:
         return False
-    finally:
-        engine.close()
+    response.connection.close()
     return True
 
 
-def _spawn(program: str, address: Address, log_path: str) -> int:
+def _spawn(program: str, log_path: str) -> int:
     """In a session of its own, so that this terminal's ctrl-C and hang-up are not its."""
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     return os.posix_spawn(
         program,
-        [program, "-H", address.url],
+        [program],  # no -H: daemon.json may say where it listens, and both would be refused
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

@@ -124,7 +124,11 @@ class Engine:
     def json(self, method: str, path: str, *, query: Query | None = None, body: Json = None) -> Json:
         """The decoded answer; None when it has no content. The connection is kept for the next request."""
         response = self.request(method, path, query=query, body=body)
-        content = response.read(MAX_ANSWER_BYTES)
+        try:
+            content = response.read(MAX_ANSWER_BYTES)
+        except BaseException:
+            response.connection.close()
+            raise
         self._keep(response)
         if not content.strip():
             return None

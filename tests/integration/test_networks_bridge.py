@@ -468,6 +468,8 @@ async def test_connections_survive_a_killed_daemon_and_its_successor(
         inside, _ = server.accept()
         with host.entered():
             network = await BridgeNetwork.open(database, SETTINGS, ROOT_ID)
+        reaches(outside, HOST_ADDRESS, 8080, server)  # not even between open and restore is there a gap
+        with host.entered():
             stray = await network.open_tap(network.allocate("gone"))
             await network.restore({"c1": bindings})
         client.sendall(b"still here")
@@ -516,6 +518,18 @@ async def test_opening_again_changes_nothing(
     assert host.ip("address", "show", "hyper0") == link
     network.release("c1")
     await again.close()
+
+
+async def test_tables_of_another_version_are_replaced(host: NetworkNamespace, database: Database) -> None:
+    host.exec(["nft", f"add table ip {TABLE}"])
+    host.exec(["nft", f"add map ip {TABLE} tcp_any {{ type ipv4_addr : ipv4_addr ; }}"])
+    with host.entered():
+        network = await BridgeNetwork.open(database, SETTINGS, ROOT_ID)
+        network.allocate("c1")
+        await network.publish("c1", [PortRequest(80, host_port=8080)])
+        await network.unpublish("c1")
+        network.release("c1")
+        await network.close()
 
 
 async def test_rules_flushed_by_the_administrator_come_back_with_the_next_change(

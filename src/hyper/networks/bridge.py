@@ -223,7 +223,7 @@ class BridgeNetwork:
                 self._configure_bridge()
                 self._set_sysctls()
                 self._drop_other_subnets()
-                self._synchronise()
+                self._renew_rules(self._nft)
         except BaseException:
             if created and self._netlink is not None:
                 self._netlink.delete_link(self.settings.name)
@@ -318,6 +318,17 @@ class BridgeNetwork:
                 "the network's rules were changed by somebody else; writing them anew", extra={"error": str(error)}
             )
             self._synchronise()
+
+    def _renew_rules(self, nft: Nftables) -> None:
+        # Published ports are left as an earlier daemon set them, for containers that run: restore() knows which.
+        script = self._rules.set_up() + self._rules.admit(self._addresses.all())
+        try:
+            nft.run(script)
+        except OSError as error:
+            _log.warning(
+                "rules of another version of hyperd are in the way; replacing them", extra={"error": str(error)}
+            )
+            nft.run(self._rules.tear_down() + script)
 
     def _synchronise(self) -> None:
         if self._nft is None:

@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
+import uvloop
 
 from hyper.daemon.lifecycle import (
     EXIT_BUG,
@@ -110,12 +112,13 @@ def test_run_returns_zero_when_told_to_stop() -> None:
     assert run(daemon, loop_factory=None) == 0
 
 
-def test_run_ends_on_a_real_signal() -> None:
+@pytest.mark.parametrize("loop_factory", [None, uvloop.new_event_loop])
+def test_run_ends_on_a_real_signal(loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
     async def daemon(stop: Stop) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert await stop.wait() == "SIGTERM"
 
-    assert run(daemon, loop_factory=None) == 0
+    assert run(daemon, loop_factory=loop_factory) == 0
 
 
 def test_users_error_is_one_line_and_status_one(caplog: pytest.LogCaptureFixture) -> None:

@@ -31,7 +31,7 @@ def test_a_limit_above_the_host_gives_a_vm_as_big_as_the_host() -> None:
 
 
 def test_less_than_dockers_minimum_is_refused_in_dockers_words() -> None:
-    with pytest.raises(InvalidArgument, match="^Minimum memory limit allowed is 6MB$"):
+    with pytest.raises(InvalidArgument, match=r"^Minimum memory limit allowed is 6MB$"):
         size_for(6 * MIB - 1, None, SETTINGS, HOST)
 
 
@@ -42,7 +42,7 @@ def test_cpus_are_rounded_up_to_whole_ones(asked: float, vcpus: int) -> None:
 
 @pytest.mark.parametrize("asked", [0.0, -1.0, 4.5, float("nan")])
 def test_cpus_that_the_host_does_not_have_are_refused(asked: float) -> None:
-    with pytest.raises(InvalidArgument, match="Range of CPUs is from 0.01 to 4.00"):
+    with pytest.raises(InvalidArgument, match=r"Range of CPUs is from 0\.01 to 4\.00"):
         size_for(None, asked, SETTINGS, HOST)
 
 

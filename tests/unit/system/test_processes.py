@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,14 +25,17 @@ async def spawn(*argv: str) -> Process:
         os.close(null)
 
 
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
+
+
 async def test_it_runs_under_its_user_alone_in_a_session_of_its_own() -> None:
     process = await spawn("sleep", "60")
     assert processes.user_ids(process.pid) == {UID}
     assert os.getsid(process.pid) == process.pid
-    with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
-        status = dict(line.split(":", 1) for line in file)
-    assert status["Groups"].split() == []
-    assert status["CapEff"].strip() == "0" * 16
+    assert status_of(process.pid)["Groups"] == ""
+    assert status_of(process.pid)["CapEff"] == "0" * 16
     process.kill()
     assert (await process.wait()).signal == 9
     process.close()
@@ -59,20 +64,28 @@ async def test_a_cancelled_spawn_leaves_no_process() -> None:
     assert not any(marker in processes.command_line(pid) for pid in processes.all_pids())
 
 
-async def test_a_process_of_an_earlier_daemon_is_opened_only_if_it_is_the_same() -> None:
-    with subprocess.Popen(["sleep", "60"]) as other:
-        started = processes.start_time(other.pid)
-        assert started is not None
-        boot = processes.host_boot_id()
-        for pid, when, boot_id in ((other.pid, started + 1, boot), (other.pid, started, "x"), (1 << 22, started, boot)):
-            with pytest.raises(NotFound):
-                Process.open(pid, when, boot_id)
-        process = Process.open(other.pid, started, boot)
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
         process.kill()
-        await process.wait()
-        process.close()
+
+
+async def test_a_process_of_an_earlier_daemon_is_opened_only_if_it_is_the_same(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    started = processes.start_time(sleeper.pid)
+    assert started is not None
+    boot = processes.host_boot_id()
+    for pid, when, boot_id in ((sleeper.pid, started + 1, boot), (sleeper.pid, started, "x"), (1 << 22, started, boot)):
+        with pytest.raises(NotFound):
+            Process.open(pid, when, boot_id)
+    process = Process.open(sleeper.pid, started, boot)
+    process.kill()
+    await process.wait()
+    process.close()
     with pytest.raises(NotFound):
-        Process.open(other.pid, started, boot)
+        Process.open(sleeper.pid, started, boot)
 
 
 async def test_letting_go_does_not_end_it() -> None:

@@ -25,7 +25,8 @@ QMP_SOCKET = "qmp.sock"
 CONSOLE_LOG = "hyper-console"
 STDERR_LOG = "hyper-stderr"
 _DRAIN_S = 1.0
-_LAST_WORDS_BYTES = 1000
+_LAST_WORDS_CHARACTERS = 500
+_PANIC = "Kernel panic - not syncing"
 _POWERED_OFF = {"guest-shutdown", "host-qmp-quit"}
 
 
@@ -37,8 +38,13 @@ class Logs:
     console: BoundedLog | None
 
     def last_words(self) -> str:
-        texts = [log.text(_LAST_WORDS_BYTES).strip() for log in (self.stderr, self.console) if log is not None]
-        return "\n".join(text for text in texts if text)
+        """QEMU's own and the console's: a kernel's panic message if there is one, else the end of what was printed."""
+        words: list[str] = []
+        for log in (self.stderr, self.console):
+            text = log.text() if log is not None else ""
+            panic = text.rfind(_PANIC)
+            words.append(text[panic:].partition("\n")[0] if panic >= 0 else text[-_LAST_WORDS_CHARACTERS:].strip())
+        return "\n".join(filter(None, words))[-2 * _LAST_WORDS_CHARACTERS :]
 
     def close(self) -> None:
         for log in (self.stderr, self.console):

@@ -267,7 +267,7 @@ def _failed(error: HyperError) -> int:
 def exit_code_of(error: HyperError) -> int:
     """Docker's: 127 when the program does not exist, 126 when it cannot be executed, 125 for everything else."""
     message = error.message.lower()
-    if isinstance(error, NotFound) and ("no such image" in message or "no such container" in message):
+    if isinstance(error, Unavailable) or "no such image" in message or "no such container" in message:
         return FAILED
     if "executable file not found" in message or "no such file or directory" in message:
         return NOT_FOUND

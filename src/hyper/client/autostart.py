@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 
 from hyper.client.address import Address
-from hyper.client.engine import Engine
+from hyper.client.http import Connection
 from hyper.errors import FailedPrecondition, HyperError, PermissionDenied, Unavailable
 
 START_TIMEOUT_S = 60.0
 SAY_AFTER_S = 1.0
 POLL_S = 0.01
+ANSWER_TIMEOUT_S = 0.5
 
 
 def start_daemon(address: Address, *, program: str | None = None, say: Callable[[str], None]) -> None:
@@ -98,12 +99,19 @@ def _take(lock: int, deadline: float, talk: _Talk) -> None:
 
 
 def _answers(address: Address) -> bool:
+    """A daemon listens before it can answer; so there is a limit to waiting for the answer, too."""
     try:
-        response = Engine(address).request("GET", "/_ping")
+        sock = address.connect()
     except HyperError:
         return False
-    response.connection.close()
-    return True
+    with sock:
+        sock.settimeout(ANSWER_TIMEOUT_S)
+        connection = Connection(sock)
+        try:
+            connection.send("GET", "/_ping", headers={})
+            return connection.response().status == 200
+        except (HyperError, OSError):
+            return False
 
 
 def _spawn(program: str, log_path: str) -> int:

@@ -520,6 +520,15 @@ async def test_opening_again_changes_nothing(
     await again.close()
 
 
+async def test_release_frees_ports_that_are_still_published(host: NetworkNamespace, network: BridgeNetwork) -> None:
+    with host.entered():
+        network.allocate("c1")
+        await network.publish("c1", [PortRequest(80, host_port=8080)])
+        network.release("c1")
+        assert "8080" not in host.nft("list", "ruleset")
+        host.listen("0.0.0.0", 8080).close()
+
+
 async def test_tables_of_another_version_are_replaced(host: NetworkNamespace, database: Database) -> None:
     host.exec(["nft", f"add table ip {TABLE}"])
     host.exec(["nft", f"add map ip {TABLE} tcp_any {{ type ipv4_addr : ipv4_addr ; }}"])

@@ -104,7 +104,8 @@ class BridgeNetwork:
         return descriptor
 
     def release(self, owner_id: str) -> None:
-        """Give the address back. Idempotent. Ports must be unpublished before."""
+        """Give the address back, and ports that are still published. Idempotent."""
+        self._unpublish(owner_id)
         endpoint = self._addresses.release(owner_id)
         if endpoint is not None:
             self._apply(self._rules.expel([endpoint]))
@@ -151,7 +152,10 @@ class BridgeNetwork:
         return bindings
 
     async def unpublish(self, owner_id: str) -> None:
-        """Idempotent."""
+        """Free the ports; nothing leads into the container any more. Idempotent."""
+        self._unpublish(owner_id)
+
+    def _unpublish(self, owner_id: str) -> None:
         held = self._published.pop(owner_id, [])
         endpoint = self._addresses.find(owner_id)
         if held and endpoint is not None:

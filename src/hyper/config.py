@@ -197,6 +197,10 @@ class Settings:
         None, _text, "group that may use the unix sockets (default: hyper if there is one, else root)",
         key="group", flags=("-G", "--group"), env="HYPER_GROUP", metavar="GROUP",
     )  # fmt: skip
+    live_restore: bool = _setting(
+        False, _boolean, "leave containers running when hyperd is told to stop (a crash never stops them)",
+        key="live-restore", flags=("--live-restore",), env="HYPER_LIVE_RESTORE",
+    )  # fmt: skip
     registry_mirrors: tuple[str, ...] = _setting(
         (), _text, "mirror of Docker Hub to pull from first; may be repeated",
         key="registry-mirrors", flags=("--registry-mirror",), metavar="URL", many=True,

@@ -1,4 +1,5 @@
-"""Where the guest agent is: the configured one, the installed package's, or the one that cargo built in this source tree."""
+"""Where the guest agent is: the configured one, the installed package's, or the one that cargo built in this source
+tree."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ _PACKAGE = Path(hyper.__file__).parent
 
 
 def find_agent(configured: Path | None) -> Path:
-    """The first that there is. When there is none, the place where ``make agent`` would put it: whoever reads it says so."""
+    """The first that there is. When there is none, the place where ``make agent`` would put it: whoever reads it
+    says so."""
     if configured is not None:
         return configured
     triple = f"{platform.machine()}-unknown-linux-gnu"

@@ -147,11 +147,11 @@ def signals(stop: Stop, *, end_at_once: Callable[[int], object] = os._exit) -> I
             _log.warning("ending at once", extra={"signal": number.name})
             end_at_once(128 + number)
             return
-        _log.info("stopping; containers keep running", extra={"signal": number.name})
+        _log.info("stopping", extra={"signal": number.name})
         stop.request(number.name)
 
     def not_reloaded() -> None:
-        _log.warning("settings are read at the start only: restart hyperd to change them; containers keep running")
+        _log.warning("settings are read at the start only: restart hyperd to change them")
 
     def tell() -> None:
         _log.info("tasks", extra={"tasks": describe_tasks()})

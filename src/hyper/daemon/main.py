@@ -1,6 +1,7 @@
 """``hyperd``: reads the settings and puts everything together. The only place that names concrete classes.
 
-Opened in this order, closed in the reverse: root lock, pid file, sockets bound (so that clients wait instead of failing), records, images,
+Opened in this order, closed in the reverse: root lock, pid file, sockets bound (so that clients wait instead of
+failing), records, images,
 network, sandboxes, engine (recovery), then the sockets are served.
 """
 
@@ -10,16 +11,24 @@ import asyncio
 import contextlib
 import logging
 import os
+import platform
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyper import __version__, config
 from hyper.daemon import lifecycle
 from hyper.daemon.agent_binary import find_agent
 from hyper.daemon.listeners import DataRoot, Listeners, PidFile
 from hyper.errors import HyperError
+
+if TYPE_CHECKING:
+    from hyper.engine.engine import LiveEngine
+    from hyper.images.store import ImageStore
+    from hyper.networks.bridge import BridgeNetwork
+    from hyper.system.database import Database
 
 _log = logging.getLogger(__name__)
 KERNELS = Path("/var/lib/hyper/kernels")
@@ -47,7 +56,6 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
     from hyper.images.store import ImageStore
     from hyper.images.writable import WritableDisks
     from hyper.sandboxes.boot_image import GuestSettings
-    from hyper.sandboxes.connect import connect_agent
     from hyper.sandboxes.sizing import SizingSettings
     from hyper.sandboxes.source import SandboxSettings, SandboxSource
     from hyper.system.database import Database
@@ -61,7 +69,7 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
         database = Database(settings.data_root / "state.db")
         opened.callback(database.close)
         images = await ImageStore.open(settings.data_root, database)
-        disks = await WritableDisks.open(settings.data_root / "writable")
+        disks = await WritableDisks.open(settings.data_root)
         network, network_error = await _network(settings, database, root.root_id, opened)
         first, last = settings.vmm_uid_range
         sizing = SizingSettings(
@@ -80,13 +88,12 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
                     root_id=root.root_id,
                     state_dir=settings.data_root / "hypervisor",
                     runtime_dir=settings.exec_root,
+                    binary=str(settings.qemu or f"qemu-system-{platform.machine()}"),
                     accelerator=AcceleratorChoice(settings.accel),
-                    **({"binary": str(settings.qemu)} if settings.qemu else {}),
                 ),
                 sizing=sizing,
                 uids=UidRange(first, last - first + 1),
             ),
-            connect=connect_agent,
         )
         opened.push_async_callback(sandboxes.close)
         engine = LiveEngine(
@@ -116,7 +123,9 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
         await stop.wait()
 
 
-async def _network(settings, database, root_id, opened):  # type: ignore[no-untyped-def]
+async def _network(
+    settings: config.Settings, database: Database, root_id: str, opened: AsyncExitStack
+) -> tuple[BridgeNetwork | None, str]:
     """The default network, or why there is none: a daemon without it still runs ``--network none``."""
     from hyper.networks.bridge import BridgeNetwork, BridgeSettings
 
@@ -130,7 +139,7 @@ async def _network(settings, database, root_id, opened):  # type: ignore[no-unty
     return network, ""
 
 
-async def _builtin_image(images, data_root: Path) -> None:  # type: ignore[no-untyped-def]
+async def _builtin_image(images: ImageStore, data_root: Path) -> None:
     """busybox:latest, made once per data root; whoever removes it does not get it back."""
     from hyper.images import builtin
 
@@ -138,14 +147,14 @@ async def _builtin_image(images, data_root: Path) -> None:  # type: ignore[no-un
     if mark.exists():
         return
     try:
-        await builtin.add(images)
+        await builtin.install(images)
     except HyperError as error:
         _log.warning("no built-in image: %s", error.message)
         return
     mark.touch()
 
 
-async def _close_engine(engine, live_restore: bool) -> None:  # type: ignore[no-untyped-def]
+async def _close_engine(engine: LiveEngine, live_restore: bool) -> None:
     await engine.close(stop_containers=not live_restore)
 
 
@@ -153,6 +162,3 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-def _unused(_: AsyncIterator[None]) -> None: ...

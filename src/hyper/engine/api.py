@@ -236,7 +236,8 @@ class ProgressView(Protocol):
 
 
 class Images(Protocol):
-    """Same objects as ``hyper.images.store`` (docs/seams.md); the engine adds events and the check whether containers use an image."""
+    """Same objects as ``hyper.images.store`` (docs/seams.md); the engine adds events and the check whether
+    containers use an image."""
 
     async def load(
         self, stream: AsyncIterator[bytes], *, progress: Callable[[ProgressView], None]

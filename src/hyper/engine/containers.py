@@ -95,7 +95,7 @@ class ContainerUseCases:
             await self._disks.create(container_id, self._disk_bytes)
             managed = self._registry.add(container)
         except BaseException:
-            self._discard_files(container_id)
+            await self._discard_files(container_id)
             raise
         self._emit(managed, "create")
         return container, warnings
@@ -348,10 +348,10 @@ class ContainerUseCases:
     async def _discard_after(self, managed: Managed) -> None:
         if managed.teardown is not None:
             await asyncio.shield(managed.teardown)
-        self._discard_files(managed.id)
+        await self._discard_files(managed.id)
 
-    def _discard_files(self, container_id: str) -> None:
-        self._disks.remove(container_id)
+    async def _discard_files(self, container_id: str) -> None:
+        await self._disks.remove(container_id)
         self._images.release(container_id)
         self._layout.remove(container_id)
 

@@ -46,19 +46,19 @@ def _words(entrypoint: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _merge(config: ContainerConfig, image: Image, container_id: str) -> ContainerConfig:
-    defaults = image.config.config
+    defaults = image.config.container_config
     entrypoint, command = config.entrypoint, config.command
     if entrypoint is None:
         # Docker: a new entrypoint makes the image's command meaningless, so only the image's own entrypoint keeps it.
-        entrypoint = tuple(defaults.entrypoint) if defaults.entrypoint else None
+        entrypoint = tuple(defaults.entrypoint_words) if defaults.entrypoint_words else None
         if not command:
-            command = tuple(defaults.cmd) if defaults.cmd else command
+            command = tuple(defaults.cmd_words) if defaults.cmd_words else command
     exposed = dict.fromkeys((*config.exposed_ports, *(defaults.exposed_ports or {})))
     return msgspec.structs.replace(
         config,
         entrypoint=entrypoint,
         command=command,
-        env=merge_env([DEFAULT_PATH], defaults.env or (), config.env),
+        env=merge_env((DEFAULT_PATH,), defaults.env or [], config.env),
         working_dir=config.working_dir or defaults.working_dir or "",
         user=config.user or defaults.user or "",
         hostname=config.hostname or container_id[:12],

@@ -71,7 +71,7 @@ class LiveEngine:
             images=images,
             disks=disks,
             disk_bytes=settings.rootfs_bytes,
-            starter=Starter(layout, images, sandboxes, network, network_error),
+            starter=Starter(layout, images, disks, sandboxes, network, network_error),
             network=network,
             events=self.events,
             tasks=self._tasks,

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from hyper.engine.events import EventLog
 from hyper.engine.registry import ContainerRegistry
-from hyper.images.store import HistoryEntry, Image, ImageStore, LoadedImage, LoadProgress, Removal
+from hyper.images.store import HistoryItem, Image, ImageStore, ImageUser, LoadedImage, LoadProgress, Removal
 
 
 class ImageUseCases:
@@ -56,12 +56,12 @@ class ImageUseCases:
             self._emit("untag" if removal.untagged else "delete", image.id, name_or_id)
         return removals
 
-    def history(self, name_or_id: str) -> Sequence[HistoryEntry]:
-        return self._store.history(self._store.resolve(name_or_id))
+    def history(self, name_or_id: str) -> Sequence[HistoryItem]:
+        return self._store.history(name_or_id)
 
-    def _users(self, image_id: str) -> Sequence[tuple[str, bool]]:
+    def _users(self, image_id: str) -> Sequence[ImageUser]:
         """Containers made from it: their IDs, and whether they run."""
-        return [(item.id, item.state.live) for item in self._registry if item.snapshot.image_id == image_id]
+        return [ImageUser(item.id, item.state.live) for item in self._registry if item.snapshot.image_id == image_id]
 
     def _emit(self, action: str, image_id: str, name: str) -> None:
         self._events.emit("image", action, image_id, {"name": name})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """``containers/<id>/`` holds a container's log; writable layers lie together in ``writable/``."""
+    """``containers/<id>/`` holds a container's log (its writable layer is ``hyper.images.writable``'s)."""
 
     data_root: Path
 
@@ -19,9 +19,6 @@ class Layout:
     def log(self, container_id: str) -> Path:
         """Docker's own name for it, because tools look for ``*-json.log``."""
         return self.container(container_id) / f"{container_id}-json.log"
-
-    def writable(self, container_id: str) -> Path:
-        return self.data_root / "writable" / f"{container_id}.ext4"
 
     def make(self, container_id: str) -> None:
         self.container(container_id).mkdir(mode=0o710, parents=True, exist_ok=True)

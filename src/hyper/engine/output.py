@@ -27,19 +27,25 @@ class Subscription:
         self._chunks: deque[tuple[StreamName, bytes]] = deque()
         self._bytes = 0
         self._ended = False
+        self._bounded = True
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
 
-    async def put(self, stream: StreamName, data: bytes, *, wait: bool) -> None:
-        """Queue ``data``; with ``wait``, first until there is room (or the client has left)."""
-        while wait and self._bytes >= QUEUE_BYTES and not self._ended:
+    async def put(self, stream: StreamName, data: bytes) -> None:
+        """Queue ``data``, once there is room, the client has left, or :meth:`unbind`."""
+        while self._bounded and self._bytes >= QUEUE_BYTES and not self._ended:
             self._room.clear()
             await self._room.wait()
         if not self._ended:
             self._chunks.append((stream, data))
             self._bytes += len(data)
             self._changed.set()
+
+    def unbind(self) -> None:
+        """From now on, queue without waiting."""
+        self._bounded = False
+        self._room.set()
 
     def end(self) -> None:
         """Nothing more will come; what is queued can still be taken."""
@@ -73,7 +79,6 @@ class OutputHub:
 
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
-        self._waiting = True
         self._ended = False
         self.input: asyncio.Future[InputStream | None] = asyncio.get_running_loop().create_future()
         """The process's stdin once it has started; None when it has none."""
@@ -94,13 +99,12 @@ class OutputHub:
         """To every client that wants this stream; waits for slow ones until :meth:`stop_waiting`."""
         for subscription in tuple(self._subscriptions):
             if stream in subscription.streams:
-                await subscription.put(stream, data, wait=self._waiting)
+                await subscription.put(stream, data)
 
     def stop_waiting(self) -> None:
         """The process is gone: the rest is queued at once, and nobody waits for a stalled client any more."""
-        self._waiting = False
         for subscription in self._subscriptions:
-            subscription._room.set()
+            subscription.unbind()
 
     def end(self) -> None:
         """No more output."""

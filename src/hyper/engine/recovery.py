@@ -81,7 +81,7 @@ class Recovery:
                 managed.snapshot.config.auto_remove and managed.run is None and managed.state.status is Status.EXITED
             ):
                 await self._containers.remove_ended(managed)
-        self._sweep()
+        await self._sweep()
 
     async def _adopt(self, managed: Managed, sandboxes: dict[str, bytes]) -> None:
         container = managed.snapshot
@@ -155,13 +155,13 @@ class Recovery:
         self._registry.store(managed, msgspec.structs.replace(exited, networks=networks, bindings=()))
         _log.warning("container %s: %s", managed.id[:12], reason)
 
-    def _sweep(self) -> None:
+    async def _sweep(self) -> None:
         """Files and leases of containers that have no record."""
         known = {managed.id for managed in self._registry}
         for disk_id in self._disks.list():
             if disk_id not in known:
                 _log.info("writable layer %s is nobody's: removed", disk_id)
-                self._disks.remove(disk_id)
+                await self._disks.remove(disk_id)
         for container_id in self._layout.known():
             if container_id not in known:
                 self._layout.remove(container_id)

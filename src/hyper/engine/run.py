@@ -116,7 +116,7 @@ class Run:
     async def _watch(self) -> None:
         death = asyncio.create_task(self.sandbox.wait())
         try:
-            await asyncio.wait({self._exit, death}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((asyncio.shield(self._exit), death), return_when=asyncio.FIRST_COMPLETED)
             self.hub.stop_waiting()
             done, late = await asyncio.wait(self._tasks, timeout=DRAIN_S) if self._tasks else (set(), set())
             for task in late:

@@ -29,7 +29,9 @@ from hyper.errors import FailedPrecondition
 from hyper.guest.messages import Disk, InjectedFile, Rootfs, Stdio
 from hyper.hypervisors.base import Nic
 from hyper.images.store import ImageStore
-from hyper.networks.bridge import BridgeNetwork, Endpoint
+from hyper.images.writable import WritableDisks
+from hyper.networks.addresses import Endpoint
+from hyper.networks.bridge import BridgeNetwork
 from hyper.networks.ports import PortRequest
 from hyper.networks.resolver_files import (
     ResolverOptions,
@@ -75,12 +77,14 @@ class Starter:
         self,
         layout: Layout,
         images: ImageStore,
+        disks: WritableDisks,
         sandboxes: SandboxSource,
         network: BridgeNetwork | None,
         network_error: str,
     ) -> None:
         self._layout = layout
         self._images = images
+        self._disks = disks
         self._sandboxes = sandboxes
         self._network = network
         self._network_error = network_error
@@ -164,8 +168,8 @@ class Starter:
                     mac=endpoint.mac,
                     name="eth0",
                     mtu=self._network.settings.mtu if self._network else 1500,
-                    addresses=(f"{endpoint.address}/{endpoint.prefix_length}",),
-                    routes=(Route(to="default", via=str(endpoint.gateway)),),
+                    addresses=[f"{endpoint.address}/{endpoint.prefix_length}"],
+                    routes=[Route(to="default", via=str(endpoint.gateway))],
                 ),
             )
         sandbox_id = container.sandbox_id
@@ -188,10 +192,9 @@ class Starter:
         return sandbox
 
     async def _rootfs(self, container: Container, sandbox: Sandbox) -> Rootfs:
-        image = self._images.resolve(container.image_id)
-        writable = self._layout.writable(container.id)
+        writable = self._disks.path(container.id)
         *layers, top = await asyncio.gather(
-            *(sandbox.attach_disk(disk, fs="erofs", readonly=True) for disk in image.disks),
+            *(sandbox.attach_disk(disk, fs="erofs", readonly=True) for disk in self._images.leased_disks(container.id)),
             sandbox.attach_disk(writable, fs="ext4", readonly=False),
         )
         return Rootfs(

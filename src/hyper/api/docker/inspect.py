@@ -157,7 +157,6 @@ def host_config_json(config: ContainerConfig) -> dict[str, Any]:
         "KernelMemoryTCP": 0,
         "MemoryReservation": config.memory_reservation_bytes,
         "MemorySwap": config.memory_swap_bytes,
-        "MemorySwappiness": -1,
         "OomKillDisable": config.oom_kill_disable,
         "Init": config.init or None,
         "PidsLimit": config.pids_limit or None,

@@ -11,7 +11,7 @@ Version = tuple[int, int]
 NEWEST: Version = (1, 50)
 OLDEST: Version = (1, 24)
 
-_PREFIX = re.compile(r"/v(\d{1,4})\.(\d{1,4})(?=/)")
+_PREFIX = re.compile(r"/v(\d{1,4})\.(\d{1,4})(?=/)", re.ASCII)
 
 
 def text(version: Version) -> str:

@@ -46,7 +46,8 @@ async def test_a_chunked_body_is_joined_and_the_next_request_is_found_behind_it(
     served = await serve({"/echo": echo})
     async with connected(served) as client:
         await client.send(
-            b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0A\r\n0123456789\r\n0\r\nT: 1\r\n\r\n"
+            b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"3;x=y\r\nabc\r\n0A\r\n0123456789\r\n0\r\nT: 1\r\n\r\n"
             b"GET /echo HTTP/1.1\r\n\r\n"
         )
         assert (await client.response())[2] == b"POST /echo {} abc0123456789"

@@ -1,0 +1,472 @@
+//! The child's side of starting a process: from the clone to execve. It sets a container up (namespaces, mounts, root),
+//! or enters a running one, becomes the user, and executes. It talks with the agent over one seqpacket socket: "R" (ready, with
+//! the terminal's master beside it) or "E" + error, then waits for "S" (an exec does not wait). The socket closes on exec,
+//! so its end means that the program runs. `process` is the agent's side.
+
+use crate::capabilities::{self, Sets};
+use crate::devices;
+use crate::error::{describe, Context, Error, Result};
+use crate::mounts;
+use crate::rootfs;
+use crate::seccomp::Filter;
+use crate::spec;
+use crate::sys;
+use crate::users::{self, Identity};
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+pub const READY: u8 = b'R';
+pub const FAILED: u8 = b'E';
+pub const START: u8 = b'S';
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The process of the spec with everything parsed that can fail early.
+pub struct Program {
+    pub process: spec::Process,
+    pub capabilities: Sets,
+    pub seccomp: Option<Filter>,
+}
+
+/// What an init process builds around itself.
+pub struct Setup {
+    pub id: String,
+    pub spec: spec::Spec,
+    /// `CLONE_NEW*` of namespaces that the child makes itself, after the clone.
+    pub unshare: i32,
+    /// Namespaces given by path, in the sandbox's view.
+    pub join: Vec<(OwnedFd, i32)>,
+    /// Paths in the container of the request's files, by index.
+    pub files: Vec<String>,
+    pub readonly: bool,
+}
+
+/// The child's ends of its stdio; none of them with a terminal.
+pub struct Ends {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+/// Resource limits by name, checked before anything is started.
+pub fn rlimit(kind: &str) -> Option<u32> {
+    let number = match kind {
+        "RLIMIT_CPU" => libc::RLIMIT_CPU,
+        "RLIMIT_FSIZE" => libc::RLIMIT_FSIZE,
+        "RLIMIT_DATA" => libc::RLIMIT_DATA,
+        "RLIMIT_STACK" => libc::RLIMIT_STACK,
+        "RLIMIT_CORE" => libc::RLIMIT_CORE,
+        "RLIMIT_RSS" => libc::RLIMIT_RSS,
+        "RLIMIT_NPROC" => libc::RLIMIT_NPROC,
+        "RLIMIT_NOFILE" => libc::RLIMIT_NOFILE,
+        "RLIMIT_MEMLOCK" => libc::RLIMIT_MEMLOCK,
+        "RLIMIT_AS" => libc::RLIMIT_AS,
+        "RLIMIT_LOCKS" => libc::RLIMIT_LOCKS,
+        "RLIMIT_SIGPENDING" => libc::RLIMIT_SIGPENDING,
+        "RLIMIT_MSGQUEUE" => libc::RLIMIT_MSGQUEUE,
+        "RLIMIT_NICE" => libc::RLIMIT_NICE,
+        "RLIMIT_RTPRIO" => libc::RLIMIT_RTPRIO,
+        "RLIMIT_RTTIME" => libc::RLIMIT_RTTIME,
+        _ => return None,
+    };
+    Some(number as u32)
+}
+
+fn report(sync: &OwnedFd, error: &Error) -> i32 {
+    let mut text = vec![FAILED];
+    text.extend_from_slice(serde_json::to_string(error).unwrap_or_default().as_bytes());
+    text.truncate(16 * 1024);
+    let _ = sys::send_message(sync, &text, None);
+    // What Docker shows when the message is lost: 127 not found, 126 cannot be run.
+    if matches!(error, Error::NotFound(_)) { 127 } else { 126 }
+}
+
+/// The init process of a container; returns only when it fails.
+pub fn run_init(setup: &Setup, program: &Program, ends: Ends, sync: &OwnedFd) -> i32 {
+    let prepared = || -> Result<(Identity, Option<OwnedFd>)> {
+        set_oom_score(program.process.oom_score_adj.unwrap_or(0));
+        sys::setsid();
+        sys::umask(0);
+        let null = build(setup)?;
+        let identity = users::resolve_here(&program.process.user)?;
+        make_cwd(&program.process.cwd)?;
+        let terminal = connect(program, ends, null, &identity)?;
+        if let Some(master) = &terminal {
+            bind_console(master)?;
+        }
+        if setup.readonly {
+            sys::set_readonly("/").context(|| "cannot make the root read-only".into())?;
+        }
+        Ok((identity, terminal))
+    };
+    match prepared() {
+        Ok((identity, terminal)) => {
+            if !tell_ready(sync, terminal) || !wait_for_start(sync) {
+                return 1;
+            }
+            report(sync, &become_program(program, &identity))
+        }
+        Err(error) => report(sync, &error),
+    }
+}
+
+/// A process beside a running init. The PID namespace and the cgroup were entered by the clone.
+pub fn run_exec(join: &[(OwnedFd, i32)], program: &Program, ends: Ends, sync: &OwnedFd) -> i32 {
+    let prepared = || -> Result<(Identity, Option<OwnedFd>)> {
+        set_oom_score(program.process.oom_score_adj.unwrap_or(0));
+        sys::setsid();
+        sys::umask(0);
+        let null = open_null()?;
+        for (namespace, kind) in join {
+            sys::setns(namespace, *kind).context(|| "cannot enter the container's namespaces".into())?;
+        }
+        std::env::set_current_dir("/").context(|| "cannot enter the container's root".into())?;
+        let identity = users::resolve_here(&program.process.user)?;
+        let terminal = connect(program, ends, null, &identity)?;
+        Ok((identity, terminal))
+    };
+    match prepared() {
+        Ok((identity, terminal)) => {
+            if !tell_ready(sync, terminal) {
+                return 1;
+            }
+            report(sync, &become_program(program, &identity))
+        }
+        Err(error) => report(sync, &error),
+    }
+}
+
+fn tell_ready(sync: &OwnedFd, terminal: Option<OwnedFd>) -> bool {
+    sys::send_message(sync, &[READY], terminal.as_ref().map(|fd| fd.as_fd())).is_ok()
+}
+
+fn wait_for_start(sync: &OwnedFd) -> bool {
+    let mut byte = [0];
+    loop {
+        match sys::read(sync, &mut byte) {
+            Ok(1) => return byte[0] == START,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            _ => return false,
+        }
+    }
+}
+
+/// The agent itself can never be the victim; what it starts can.
+fn set_oom_score(score: i32) {
+    let _ = fs::write("/proc/self/oom_score_adj", score.to_string());
+}
+
+fn open_null() -> Result<OwnedFd> {
+    let file = fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+    file.map(OwnedFd::from).context(|| "cannot open /dev/null".into())
+}
+
+// -- the container ------------------------------------------------------------------------------------------------
+
+/// From the sandbox's root to the finished container; returns the sandbox's /dev/null.
+fn build(setup: &Setup) -> Result<OwnedFd> {
+    let spec = &setup.spec;
+    if setup.unshare != 0 {
+        sys::unshare(setup.unshare).context(|| "cannot make the container's namespaces".into())?;
+    }
+    for (namespace, kind) in &setup.join {
+        sys::setns(namespace, *kind).context(|| "cannot join a namespace".into())?;
+    }
+    sys::mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "").context(|| "cannot make mounts private".into())?;
+    names(spec)?;
+    sysctls(&spec.linux.sysctl)?;
+    let null = open_null()?;
+    let clone_null = |_| sys::open_tree("/dev/null", false).context(|| "cannot clone /dev/null".into());
+    let masks = spec.linux.masked_paths.iter().map(clone_null).collect::<Result<Vec<_>>>()?;
+    let prepared = mounts::open_sources(&spec.mounts)?;
+    let clone_file = |index| {
+        let path = rootfs::injected(&setup.id, index);
+        sys::open_tree(&path, false).context(|| format!("cannot clone {path}"))
+    };
+    let files = (0..setup.files.len()).map(clone_file).collect::<Result<Vec<_>>>()?;
+
+    std::env::set_current_dir(rootfs::root(&setup.id)).context(|| "cannot enter the root file system".into())?;
+    sys::pivot_here().context(|| "cannot make the root file system the root".into())?;
+
+    // From here on no path leads out of the container.
+    for mount in &prepared {
+        mount.make()?;
+    }
+    devices::populate(&spec.linux.devices)?;
+    for mount in &prepared {
+        mount.finish()?;
+    }
+    for (tree, path) in files.iter().zip(&setup.files) {
+        mounts::attach(tree, path)?;
+    }
+    if let Some(word) = spec.linux.rootfs_propagation.as_deref().filter(|w| !w.is_empty()) {
+        let flags = mounts::propagation(word)
+            .ok_or_else(|| Error::InvalidArgument(format!("rootfsPropagation: unknown word {word:?}")))?;
+        sys::mount("", "/", "", flags, "").context(|| "cannot set the root's propagation".into())?;
+    }
+    for path in &spec.linux.readonly_paths {
+        mounts::make_readonly(path)?;
+    }
+    for (path, null) in spec.linux.masked_paths.iter().zip(&masks) {
+        mounts::mask(path, null)?;
+    }
+    Ok(null)
+}
+
+fn names(spec: &spec::Spec) -> Result<()> {
+    if let Some(name) = spec.hostname.as_deref().filter(|n| !n.is_empty()) {
+        sys::sethostname(name).context(|| format!("cannot set the hostname to {name:?}"))?;
+    }
+    if let Some(name) = spec.domainname.as_deref().filter(|n| !n.is_empty()) {
+        sys::setdomainname(name).context(|| format!("cannot set the domain name to {name:?}"))?;
+    }
+    Ok(())
+}
+
+/// Writes kernel settings; a name is dotted, or slashed when a part has dots in it.
+pub fn sysctls(settings: &BTreeMap<String, String>) -> Result<()> {
+    for (name, value) in settings {
+        let path = if name.contains('/') { name.clone() } else { name.replace('.', "/") };
+        if path.split('/').any(|part| part.is_empty() || part == "..") {
+            return Err(Error::InvalidArgument(format!("sysctl {name:?} is no name")));
+        }
+        fs::write(format!("/proc/sys/{path}"), value)
+            .map_err(|e| Error::InvalidArgument(format!("cannot set sysctl {name} to {value:?}: {}", describe(&e))))?;
+    }
+    Ok(())
+}
+
+/// As Docker does, a working folder that the image lacks is made, and belongs to root.
+fn make_cwd(cwd: &str) -> Result<()> {
+    if cwd.is_empty() || Path::new(cwd).is_dir() {
+        return Ok(());
+    }
+    if !cwd.starts_with('/') {
+        return Err(Error::InvalidArgument(format!("the working directory {cwd:?} is not absolute")));
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(cwd).map_err(|e| {
+        Error::InvalidArgument(format!("mkdir {cwd}: {}", describe(&e)))
+    })
+}
+
+// -- stdio --------------------------------------------------------------------------------------------------------
+
+/// Makes descriptors 0, 1 and 2; with a terminal returns its master for the agent.
+fn connect(program: &Program, ends: Ends, null: OwnedFd, identity: &Identity) -> Result<Option<OwnedFd>> {
+    let what = || "cannot connect the process's stdio".to_string();
+    if !program.process.terminal {
+        let pairs = [(ends.stdin, 0), (ends.stdout, 1), (ends.stderr, 2)];
+        for (end, number) in pairs {
+            let end = end.as_ref();
+            // A program that opens /dev/stdout again must be allowed to, as any user.
+            if let Some(end) = end {
+                sys::fchown(end.as_raw_fd(), identity.uid, identity.gid).context(what)?;
+            }
+            sys::dup_onto(end.unwrap_or(&null), number).context(what)?;
+        }
+        return Ok(None);
+    }
+    let open = fs::OpenOptions::new().read(true).write(true).open("/dev/pts/ptmx");
+    let master = open.map(OwnedFd::from).map_err(|e| {
+        Error::FailedPrecondition(format!("a terminal needs devpts mounted at /dev/pts: {}", describe(&e)))
+    })?;
+    let slave = sys::terminal_slave(&master).context(|| "cannot open the terminal".into())?;
+    if let Some(size) = program.process.console_size.filter(|s| s.height > 0 || s.width > 0) {
+        sys::set_window_size(&master, size.height, size.width).context(|| "cannot set the window's size".into())?;
+    }
+    // The group stays devpts' own (tty).
+    sys::fchown(slave.as_raw_fd(), identity.uid, u32::MAX).context(|| "cannot give the user the terminal".into())?;
+    sys::set_controlling_terminal(&slave).context(|| "cannot make the terminal the controlling one".into())?;
+    for number in 0..3 {
+        sys::dup_onto(&slave, number).context(what)?;
+    }
+    Ok(Some(master))
+}
+
+/// /dev/console is the init process's terminal.
+fn bind_console(master: &OwnedFd) -> Result<()> {
+    let what = || "cannot make /dev/console".to_string();
+    let number = sys::terminal_number(master).context(what)?;
+    if !Path::new("/dev/console").exists() {
+        fs::write("/dev/console", "").context(what)?;
+    }
+    sys::mount(&format!("/dev/pts/{number}"), "/dev/console", "", libc::MS_BIND, "").context(what)
+}
+
+// -- the program --------------------------------------------------------------------------------------------------
+
+/// Drops what is to be dropped and executes; comes back only with the error.
+fn become_program(program: &Program, identity: &Identity) -> Error {
+    match prepare_program(program, identity) {
+        Ok((path, args, env)) => {
+            let error = sys::exec(&path, &args, &env);
+            let shown = path.to_string_lossy();
+            let text = format!("exec {shown}: {}", describe(&error));
+            match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => Error::NotFound(text),
+                _ => Error::PermissionDenied(text),
+            }
+        }
+        Err(error) => error,
+    }
+}
+
+type Image = (CString, Vec<CString>, Vec<CString>);
+
+fn prepare_program(program: &Program, identity: &Identity) -> Result<Image> {
+    let process = &program.process;
+    let env = environment(&process.env, identity);
+    for limit in &process.rlimits {
+        let number = rlimit(&limit.kind).ok_or_else(|| Error::InvalidArgument(format!("unknown rlimit {}", limit.kind)))?;
+        sys::setrlimit(number, limit.soft, limit.hard)
+            .map_err(|e| Error::InvalidArgument(format!("cannot set {}: {}", limit.kind, describe(&e))))?;
+    }
+    let cwd = if process.cwd.is_empty() { "/" } else { &process.cwd };
+    let entered = std::env::set_current_dir(cwd);
+    let what = || "cannot become the process's user".to_string();
+    if process.no_new_privileges {
+        sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context(what)?;
+    } else {
+        // Without no_new_privs, installing a filter takes a capability that is about to go.
+        install_filter(program)?;
+    }
+    drop_bounding(program.capabilities.bounding).context(what)?;
+    sys::prctl(libc::PR_SET_KEEPCAPS, 1).context(what)?;
+    sys::set_ids(identity.uid, identity.gid, &identity.groups).context(what)?;
+    sys::prctl(libc::PR_SET_KEEPCAPS, 0).context(what)?;
+    let sets = effective_sets(program.capabilities);
+    sys::capset(sets.effective, sets.permitted, sets.inheritable).context(|| "cannot set the capabilities".into())?;
+    for bit in (0..=capabilities::LAST).filter(|bit| sets.ambient >> bit & 1 == 1) {
+        sys::raise_ambient(bit).map_err(|e| Error::InvalidArgument(format!("cannot raise an ambient capability: {}", describe(&e))))?;
+    }
+    if let Err(error) = entered.or_else(|_| std::env::set_current_dir(cwd)) {
+        return Err(Error::InvalidArgument(format!("chdir to cwd ({cwd:?}) set in config.json failed: {}", describe(&error))));
+    }
+    sys::umask(process.user.umask.unwrap_or(0o022));
+    let path = find_program(process.args.first().map_or("", |a| a), &env)?;
+    let strings = |list: &[String]| {
+        let text = |s: &String| sys::c(s).map_err(|_| Error::InvalidArgument("an argument or variable has a NUL byte in it".into()));
+        list.iter().map(text).collect::<Result<Vec<_>>>()
+    };
+    let image = (path, strings(&process.args)?, strings(&env)?);
+    sys::close_on_exec_from(3).context(|| "cannot close descriptors".into())?;
+    if process.no_new_privileges {
+        install_filter(program)?;
+    }
+    Ok(image)
+}
+
+fn install_filter(program: &Program) -> Result<()> {
+    match &program.seccomp {
+        Some(filter) => sys::seccomp(&filter.program, filter.flags).context(|| "cannot install the seccomp filter".into()),
+        None => Ok(()),
+    }
+}
+
+/// Capabilities that the kernel does not know are left out: profiles are written for newer ones, too.
+fn effective_sets(sets: Sets) -> Sets {
+    let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|t| t.trim().parse::<u32>().ok());
+    let known = u64::MAX >> (63 - last.unwrap_or(capabilities::LAST).min(63));
+    Sets {
+        bounding: sets.bounding & known,
+        effective: sets.effective & sets.permitted & known,
+        inheritable: sets.inheritable & known,
+        permitted: sets.permitted & known,
+        ambient: sets.ambient & sets.permitted & sets.inheritable & known,
+    }
+}
+
+fn drop_bounding(keep: u64) -> io::Result<()> {
+    for bit in 0..64u32 {
+        if keep >> bit & 1 == 1 {
+            continue;
+        }
+        match sys::prctl(libc::PR_CAPBSET_DROP, u64::from(bit)) {
+            // Past the last one that the kernel knows.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break,
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// The spec's variables, with PATH and HOME when it has none.
+fn environment(given: &[String], identity: &Identity) -> Vec<String> {
+    let mut env = given.to_vec();
+    if !env.iter().any(|v| v.starts_with("PATH=")) {
+        env.push(DEFAULT_PATH.to_string());
+    }
+    if !env.iter().any(|v| v.starts_with("HOME=")) {
+        env.push(format!("HOME={}", identity.home));
+    }
+    env
+}
+
+/// The file to execute, found as Docker finds it, with its words when it is not.
+fn find_program(name: &str, env: &[String]) -> Result<CString> {
+    let text = |path: &str| sys::c(path).map_err(|_| Error::InvalidArgument("the program's name has a NUL byte in it".into()));
+    if name.is_empty() {
+        return Err(Error::InvalidArgument("no command specified".into()));
+    }
+    if name.contains('/') {
+        let path = text(name)?;
+        return match fs::metadata(name) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                Err(Error::PermissionDenied(format!("exec: {name:?}: permission denied")))
+            }
+            Err(e) => Err(Error::NotFound(format!("exec: {name:?}: stat {name}: {}", describe(&e)))),
+            Ok(file) if file.is_dir() => Err(Error::PermissionDenied(format!("exec: {name:?}: is a directory"))),
+            Ok(_) if sys::can_execute(&path).is_err() => {
+                Err(Error::PermissionDenied(format!("exec: {name:?}: permission denied")))
+            }
+            Ok(_) => Ok(path),
+        };
+    }
+    let folders = env.iter().rev().find_map(|v| v.strip_prefix("PATH=")).unwrap_or("");
+    for folder in folders.split(':') {
+        let candidate = if folder.is_empty() { format!("./{name}") } else { format!("{folder}/{name}") };
+        let path = text(&candidate)?;
+        if fs::metadata(&candidate).is_ok_and(|m| m.is_file()) && sys::can_execute(&path).is_ok() {
+            return Ok(path);
+        }
+    }
+    Err(Error::NotFound(format!("exec: {name:?}: executable file not found in $PATH")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity { uid: 0, gid: 0, groups: vec![], home: "/root".into() }
+    }
+
+    #[test]
+    fn path_and_home_are_added_only_when_missing() {
+        assert_eq!(environment(&[], &identity()), [DEFAULT_PATH, "HOME=/root"]);
+        let own = ["PATH=/x".to_string(), "HOME=/y".to_string()];
+        assert_eq!(environment(&own, &identity()), own);
+    }
+
+    #[test]
+    fn programs_are_found_or_missed_in_dockers_words() {
+        let env = ["PATH=/nowhere:/bin".to_string()];
+        assert_eq!(find_program("sh", &env), Ok(c"/bin/sh".into()));
+        let said = |name: &str| find_program(name, &env).unwrap_err();
+        assert_eq!(said("foo"), Error::NotFound("exec: \"foo\": executable file not found in $PATH".into()));
+        assert_eq!(said("/foo"), Error::NotFound("exec: \"/foo\": stat /foo: no such file or directory".into()));
+        assert_eq!(said("/etc/passwd"), Error::PermissionDenied("exec: \"/etc/passwd\": permission denied".into()));
+        assert_eq!(said("/etc"), Error::PermissionDenied("exec: \"/etc\": is a directory".into()));
+    }
+
+    #[test]
+    fn sysctl_names_cannot_leave_their_folder() {
+        for bad in ["kernel/../../x", "", "a..b"] {
+            assert!(sysctls(&BTreeMap::from([(bad.to_string(), "1".to_string())])).is_err(), "{bad}");
+        }
+    }
+}

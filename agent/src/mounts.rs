@@ -1,0 +1,283 @@
+//! The mounts of a container's spec, made while the process already stands in the container's root: paths of the image
+//! cannot lead out of it. Sources from the sandbox are cloned as detached trees before that (`open_sources`).
+//! Source: the runtime spec's config.md "Mounts", mount(2), and the kernel's Documentation/filesystems.
+
+use crate::error::{describe, Context, Error, Result};
+use crate::spec::Mount;
+use crate::sys;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub flags: u64,
+    pub propagation: Vec<u64>,
+    pub bind: bool,
+    pub recursive: bool,
+    pub data: String,
+}
+
+/// Mount options in fstab's words; what is no flag goes to the file system as it is.
+pub fn parse_options(options: &[String]) -> Result<Options> {
+    let mut out = Options::default();
+    let mut data: Vec<&str> = Vec::new();
+    for option in options {
+        let (set, clear) = match option.as_str() {
+            "defaults" | "async" | "suid" | "dev" | "exec" | "rw" | "atime" | "diratime" | "norelatime"
+            | "nostrictatime" | "nomand" | "" => match option.as_str() {
+                "async" => (0, libc::MS_SYNCHRONOUS),
+                "suid" => (0, libc::MS_NOSUID),
+                "dev" => (0, libc::MS_NODEV),
+                "exec" => (0, libc::MS_NOEXEC),
+                "rw" => (0, libc::MS_RDONLY),
+                "atime" => (0, libc::MS_NOATIME),
+                "diratime" => (0, libc::MS_NODIRATIME),
+                "norelatime" => (0, libc::MS_RELATIME),
+                "nostrictatime" => (0, libc::MS_STRICTATIME),
+                _ => (0, 0),
+            },
+            "ro" => (libc::MS_RDONLY, 0),
+            "sync" => (libc::MS_SYNCHRONOUS, 0),
+            "dirsync" => (libc::MS_DIRSYNC, 0),
+            "nosuid" => (libc::MS_NOSUID, 0),
+            "nodev" => (libc::MS_NODEV, 0),
+            "noexec" => (libc::MS_NOEXEC, 0),
+            "noatime" => (libc::MS_NOATIME, 0),
+            "nodiratime" => (libc::MS_NODIRATIME, 0),
+            "relatime" => (libc::MS_RELATIME, 0),
+            "strictatime" => (libc::MS_STRICTATIME, 0),
+            "bind" => {
+                out.bind = true;
+                (0, 0)
+            }
+            "rbind" => {
+                out.bind = true;
+                out.recursive = true;
+                (0, 0)
+            }
+            "tmpcopyup" | "idmap" | "ridmap" => {
+                return Err(Error::Unsupported(format!("the mount option {option} is not supported")))
+            }
+            other => match propagation(other) {
+                Some(flags) => {
+                    out.propagation.push(flags);
+                    (0, 0)
+                }
+                None => {
+                    data.push(other);
+                    (0, 0)
+                }
+            },
+        };
+        out.flags = (out.flags | set) & !clear;
+    }
+    out.data = data.join(",");
+    if out.data.len() > 4_000 {
+        return Err(Error::InvalidArgument("mount options are longer than the kernel's page".into()));
+    }
+    Ok(out)
+}
+
+/// `private`, `rshared` and so on as mount flags.
+pub fn propagation(word: &str) -> Option<u64> {
+    let (word, recursive) = match word.strip_prefix('r') {
+        Some(rest) if !rest.starts_with('r') && propagation(rest).is_some() => (rest, libc::MS_REC),
+        _ => (word, 0),
+    };
+    let flag = match word {
+        "private" => libc::MS_PRIVATE,
+        "shared" => libc::MS_SHARED,
+        "slave" => libc::MS_SLAVE,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some(flag | recursive)
+}
+
+/// A mount ready to be made: its options read, its source taken along.
+pub struct Prepared {
+    destination: String,
+    kind: String,
+    source: String,
+    options: Options,
+    tree: Option<OwnedFd>,
+}
+
+/// Only names and options, before anything is made: a malformed list fails the request at once.
+pub fn check(mounts: &[Mount]) -> Result<()> {
+    for mount in mounts {
+        if !mount.destination.starts_with('/') || mount.destination.len() > 4_000 {
+            return Err(Error::InvalidArgument(format!("mount destination {:?} must be absolute", mount.destination)));
+        }
+        let options = parse_options(&mount.options)?;
+        if mount.kind.is_empty() && !options.bind {
+            return Err(Error::InvalidArgument(format!("mount {} has no type", mount.destination)));
+        }
+    }
+    Ok(())
+}
+
+/// Takes the sources along; the process still stands in the sandbox's root.
+pub fn open_sources(mounts: &[Mount]) -> Result<Vec<Prepared>> {
+    let prepare = |mount: &Mount| {
+        let options = parse_options(&mount.options)?;
+        let tree = if options.bind || mount.kind == "bind" {
+            let tree = sys::open_tree(&mount.source, options.recursive);
+            Some(tree.map_err(|e| {
+                Error::NotFound(format!("bind source path {} in the sandbox: {}", mount.source, describe(&e)))
+            })?)
+        } else {
+            None
+        };
+        let (destination, kind, source) = (mount.destination.clone(), mount.kind.clone(), mount.source.clone());
+        Ok(Prepared { destination, kind, source, options, tree })
+    };
+    mounts.iter().map(prepare).collect()
+}
+
+fn make_folder(path: &str) -> Result<()> {
+    if Path::new(path).is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).context(|| format!("cannot make the mount point {path}"))
+}
+
+/// An empty file to mount over, if nothing is there.
+fn make_file(path: &str) -> Result<()> {
+    if Path::new(path).exists() {
+        return Ok(());
+    }
+    if let Some(parent) = Path::new(path).parent() {
+        fs::create_dir_all(parent).context(|| format!("cannot make the folder of {path}"))?;
+    }
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map(|_| ())
+        .context(|| format!("cannot make the mount point {path}"))
+}
+
+/// Attaches a detached tree over `path`, a file's or a folder's as the tree is.
+pub fn attach(tree: &OwnedFd, path: &str) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let stat = sys::file_kind(tree.as_raw_fd()).context(|| format!("cannot look at the source of {path}"))?;
+    if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
+        make_folder(path)?;
+    } else {
+        make_file(path)?;
+    }
+    sys::move_mount(tree, path).context(|| format!("cannot mount over {path}"))
+}
+
+impl Prepared {
+    /// Makes the mount; the process stands in the container's root.
+    pub fn make(&self) -> Result<()> {
+        let at = self.destination.as_str();
+        let options = &self.options;
+        if let Some(tree) = &self.tree {
+            attach(tree, at)?;
+            if options.flags != 0 {
+                let flags = options.flags | libc::MS_BIND | libc::MS_REMOUNT;
+                sys::mount("", at, "", flags, "").context(|| format!("cannot set the options of the mount {at}"))?;
+            }
+        } else {
+            self.make_new(at)?;
+        }
+        for &flags in &options.propagation {
+            sys::mount("", at, "", flags, "").context(|| format!("cannot set the propagation of the mount {at}"))?;
+        }
+        Ok(())
+    }
+
+    fn make_new(&self, at: &str) -> Result<()> {
+        let kind = match self.kind.as_str() {
+            "cgroup" => "cgroup2",
+            kind => kind,
+        };
+        if matches!(kind, "proc" | "sysfs") && fs::symlink_metadata(at).is_ok_and(|m| m.file_type().is_symlink()) {
+            return Err(Error::InvalidArgument(format!("{at} is a symbolic link in the image: {kind} cannot be mounted there")));
+        }
+        make_folder(at)?;
+        // /dev is filled after it is mounted, and made read-only when that is done.
+        let flags = if at == "/dev" { self.options.flags & !libc::MS_RDONLY } else { self.options.flags };
+        let source = if self.source.is_empty() { kind } else { &self.source };
+        // Version 1's mount options say nothing to version 2.
+        let data = if kind == "cgroup2" { "" } else { &self.options.data };
+        sys::mount(source, at, kind, flags, data).map_err(|e| match e.raw_os_error() {
+            Some(libc::ENODEV) => Error::Unsupported(format!("the guest kernel has no file system {kind}, wanted at {at}")),
+            Some(libc::EINVAL) => Error::InvalidArgument(format!("cannot mount {kind} at {at} with options {data:?}: invalid argument")),
+            _ => Error::Internal(format!("cannot mount {kind} at {at}: {}", describe(&e))),
+        })
+    }
+
+    /// What had to wait until /dev was filled.
+    pub fn finish(&self) -> Result<()> {
+        if self.destination == "/dev" && self.options.flags & libc::MS_RDONLY != 0 {
+            sys::set_readonly("/dev").context(|| "cannot make /dev read-only".into())?;
+        }
+        Ok(())
+    }
+}
+
+/// Hides `path`: a folder behind an empty read-only one, a file behind `null` (a clone of the sandbox's /dev/null).
+pub fn mask(path: &str, null: &OwnedFd) -> Result<()> {
+    match fs::metadata(path) {
+        Err(_) => Ok(()),
+        Ok(metadata) if metadata.is_dir() => {
+            sys::mount("tmpfs", path, "tmpfs", libc::MS_RDONLY, "").context(|| format!("cannot mask {path}"))
+        }
+        Ok(_) => sys::move_mount(null, path).context(|| format!("cannot mask {path}")),
+    }
+}
+
+pub fn make_readonly(path: &str) -> Result<()> {
+    if fs::symlink_metadata(path).is_err() {
+        return Ok(());
+    }
+    let what = || format!("cannot make {path} read-only");
+    sys::mount(path, path, "", libc::MS_BIND | libc::MS_REC, "").context(what)?;
+    sys::set_readonly(path).context(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(text: &str) -> Options {
+        parse_options(&text.split(',').map(String::from).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn flags_are_told_from_data() {
+        let got = options("nosuid,strictatime,mode=755,size=65536k");
+        assert_eq!(got.flags, libc::MS_NOSUID | libc::MS_STRICTATIME);
+        assert_eq!(got.data, "mode=755,size=65536k");
+        assert_eq!(options("ro,rw").flags, 0);
+        assert_eq!(options("rw,ro").flags, libc::MS_RDONLY);
+    }
+
+    #[test]
+    fn bind_and_propagation_words() {
+        let got = options("rbind,rprivate,ro");
+        assert!(got.bind && got.recursive);
+        assert_eq!(got.propagation, [libc::MS_PRIVATE | libc::MS_REC]);
+        assert_eq!(propagation("shared"), Some(libc::MS_SHARED));
+        assert_eq!(propagation("rrshared"), None);
+        assert_eq!(propagation("ro"), None);
+    }
+
+    #[test]
+    fn a_malformed_list_fails_early() {
+        let mount = |destination: &str, kind: &str| Mount {
+            destination: destination.into(),
+            kind: kind.into(),
+            source: String::new(),
+            options: vec![],
+        };
+        assert!(check(&[mount("proc", "proc")]).is_err());
+        assert!(check(&[mount("/x", "")]).is_err());
+        assert!(check(&[mount("/proc", "proc")]).is_ok());
+    }
+}

@@ -1,0 +1,118 @@
+//! Requests about the sandbox itself (docs/agent-protocol.md section 5.1).
+
+use crate::agent::{After, Agent, Ticket, Timer};
+use crate::error::{Context, Error, Result};
+use crate::launch::sysctls;
+use crate::messages::{self, base64, Configure, Nothing};
+use crate::network;
+use crate::rootfs;
+use crate::sys;
+use serde_json::{json, Value};
+use std::fs;
+use std::time::Duration;
+
+const MIN_ENTROPY_BYTES: usize = 32;
+const MAX_ENTROPY_BYTES: usize = 4_096;
+/// How long killed processes may take to be gone before file systems are unmounted under them.
+const KILL_DEADLINE_MS: u64 = 2_000;
+/// How long the answer to a shutdown may take to reach the host.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+impl Agent {
+    /// `None` when `method` is not the sandbox's.
+    pub fn sandbox_request(&mut self, method: &str, params: &Value, ticket: Ticket) -> Option<Result<Option<Value>>> {
+        let nothing = || messages::params::<Nothing>(method, params.clone());
+        Some(match method {
+            "sandbox.ping" => nothing().map(|_| Some(json!({"time_ns": sys::now_ns()}))),
+            "sandbox.state" => nothing().map(|_| Some(self.state())),
+            "sandbox.configure" => self.configure(params, ticket),
+            "sandbox.shutdown" => nothing().map(|_| {
+                self.shutdown(ticket);
+                None
+            }),
+            _ => return None,
+        })
+    }
+
+    fn state(&self) -> Value {
+        let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let bytes = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+            line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1_024
+        };
+        json!({
+            "containers": self.containers.keys().filter_map(|id| self.container_state(id)).collect::<Vec<_>>(),
+            "uptime_ns": sys::uptime_ns(),
+            "kernel": self.kernel,
+            "memory": {"total_bytes": bytes("MemTotal"), "available_bytes": bytes("MemAvailable")},
+        })
+    }
+
+    fn configure(&mut self, params: &Value, ticket: Ticket) -> Result<Option<Value>> {
+        let wanted: Configure = messages::params("sandbox.configure", params.clone())?;
+        let entropy = wanted.entropy.as_deref().map(base64).transpose()?;
+        if entropy.as_ref().is_some_and(|e| !(MIN_ENTROPY_BYTES..=MAX_ENTROPY_BYTES).contains(&e.len())) {
+            return Err(Error::InvalidArgument("sandbox.configure: entropy must be 32 to 4096 bytes".into()));
+        }
+        if wanted.machine_id.as_ref().is_some_and(|m| m.len() != 32 || !m.bytes().all(|b| b.is_ascii_hexdigit())) {
+            return Err(Error::InvalidArgument("sandbox.configure: machine_id must be 32 hex digits".into()));
+        }
+        self.run_job(After::Answer(ticket), move || apply(&wanted, entropy.as_deref()))?;
+        Ok(None)
+    }
+
+    fn shutdown(&mut self, ticket: Ticket) {
+        self.stopping = true;
+        // Everything but this process and the kernel's own.
+        let _ = sys::kill(-1, libc::SIGKILL);
+        self.quiet_ticks = 0;
+        self.set_timer(Duration::from_millis(1), Timer::Shutdown(ticket));
+    }
+
+    /// Called until every process is gone or has had its time.
+    pub fn unmount_all(&mut self, ticket: Ticket) {
+        self.quiet_ticks += 1;
+        if !self.by_pid.is_empty() && self.quiet_ticks < KILL_DEADLINE_MS {
+            self.set_timer(Duration::from_millis(1), Timer::Shutdown(ticket));
+            return;
+        }
+        let ids: Vec<String> = self.containers.keys().cloned().collect();
+        let disks: Vec<_> = self.containers.values().flat_map(|c| c.disks()).collect();
+        let started = self.run_job(After::Unmounted(ticket), move || {
+            let mut result = Ok(());
+            for id in &ids {
+                let unused = if Some(id) == ids.last() { disks.as_slice() } else { &[] };
+                result = result.and(rootfs::dismantle(id, unused));
+            }
+            result
+        });
+        if let Err(error) = started {
+            self.unmounted(ticket, Err(error));
+        }
+    }
+
+    pub fn unmounted(&mut self, ticket: Ticket, result: Result<()>) {
+        self.answer(ticket, result.map(|()| json!({})));
+        self.set_timer(FAREWELL, Timer::PowerOff);
+        self.farewell = true;
+    }
+}
+
+/// Sets what the request names; runs in a job because an interface may be waited for.
+fn apply(wanted: &Configure, entropy: Option<&[u8]>) -> Result<()> {
+    // Random numbers and time first: what follows may use both.
+    if let Some(entropy) = entropy {
+        sys::add_entropy(entropy).context(|| "cannot add entropy".into())?;
+    }
+    if let Some(ns) = wanted.time_ns {
+        sys::set_clock(ns).context(|| "cannot set the clock".into())?;
+    }
+    if let Some(name) = &wanted.hostname {
+        sys::sethostname(name).context(|| format!("cannot set the hostname to {name:?}"))?;
+    }
+    if let Some(id) = &wanted.machine_id {
+        fs::write("/etc/machine-id", format!("{id}\n")).context(|| "cannot write the machine id".into())?;
+    }
+    sysctls(&wanted.sysctls)?;
+    wanted.interfaces.iter().try_for_each(network::configure)
+}

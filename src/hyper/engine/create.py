@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import msgspec
 
 from hyper.engine.model import Container, ContainerConfig, NetworkAttachment
+from hyper.engine.runtime import runtime_spec
 from hyper.engine.signals import parse_signal
 from hyper.errors import InvalidArgument, Unsupported
 from hyper.images.store import Image
 
 MINIMUM_MEMORY_BYTES = 6 * 1024 * 1024
-DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def container_from(
@@ -37,6 +37,7 @@ def container_from(
         networks=(NetworkAttachment(network=network),),
         log_path=log_path,
     )
+    runtime_spec(container, default_memory_bytes=MINIMUM_MEMORY_BYTES)  # says now what would stop the start
     return container, ()
 
 
@@ -58,7 +59,7 @@ def _merge(config: ContainerConfig, image: Image, container_id: str) -> Containe
         config,
         entrypoint=entrypoint,
         command=command,
-        env=merge_env((DEFAULT_PATH,), defaults.env or [], config.env),
+        env=_merge_env(defaults.env or (), config.env),
         working_dir=config.working_dir or defaults.working_dir or "",
         user=config.user or defaults.user or "",
         hostname=config.hostname or container_id[:12],
@@ -68,17 +69,11 @@ def _merge(config: ContainerConfig, image: Image, container_id: str) -> Containe
     )
 
 
-def merge_env(*sets: Sequence[str]) -> tuple[str, ...]:
-    """Later sets win; "NAME" without a value in a later set removes the variable. The order is that of first
-    mention, the user's own first."""
-    merged: dict[str, str | None] = {}
-    for variable in sets[-1]:
-        merged.setdefault(variable.partition("=")[0], None)
-    for variables in sets:
-        for variable in variables:
-            name, equals, _ = variable.partition("=")
-            merged[name] = variable if equals else None
-    return tuple(value for value in merged.values() if value is not None)
+def _merge_env(image: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """The user's variables, then those of the image that the user does not set or, by a bare NAME, remove."""
+    names = {variable.partition("=")[0] for variable in own}
+    kept = (variable for variable in image if variable.partition("=")[0] not in names)
+    return (*(variable for variable in own if "=" in variable), *kept)
 
 
 def _check(config: ContainerConfig) -> None:

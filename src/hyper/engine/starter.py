@@ -118,7 +118,11 @@ class Starter:
             undo.push_async_callback(run.abandon)
             run.begin()
             pid = await agent.create(
-                container.id, runtime_spec(container), rootfs, self._files(container, endpoint), stdio
+                container.id,
+                runtime_spec(container, default_memory_bytes=self._sandboxes.default_memory_bytes),
+                rootfs,
+                self._files(container, endpoint),
+                stdio,
             )
             timeline.mark("agent.create")
             bindings = await self._publish(container, endpoint, undo)

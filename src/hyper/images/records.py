@@ -154,6 +154,10 @@ class ImageRecords:
             ).fetchall()
         return [row["disk_id"] for row in rows]
 
+    def lease_holders(self) -> list[str]:
+        """Everybody who holds a lease."""
+        return [str(row["holder"]) for row in self._database.query("SELECT DISTINCT holder FROM disk_leases")]
+
     def leased(self, holder: str) -> list[str]:
         rows = self._database.query("SELECT disk_id FROM disk_leases WHERE holder = ? ORDER BY position", (holder,))
         return [row["disk_id"] for row in rows]

@@ -310,6 +310,10 @@ class ImageStore:
         """The disks that ``holder`` keeps, lowest first."""
         return tuple(self._content.disk_path(disk) for disk in self._records.leased(holder))
 
+    def lease_holders(self) -> Sequence[str]:
+        """Everybody who holds a lease; for the engine, to end those of holders that are gone."""
+        return self._records.lease_holders()
+
     def release(self, holder: str) -> None:
         """End the lease; idempotent."""
         self._sweep(self._records.release(holder), ())

@@ -1,0 +1,153 @@
+"""What the agent is told to run: a container's record as an OCI runtime spec, an exec as its ``process`` object. Pure.
+
+As Docker does, HOSTNAME, a default PATH and (on a terminal) TERM are added here and not shown by ``inspect``.
+Neighbour: ``hyper.oci.runtime_spec`` (the defaults and the format).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hyper.engine.model import Container, ContainerConfig, ExecConfig
+from hyper.errors import InvalidArgument, Unsupported
+from hyper.oci.runtime_spec import (
+    ContainerRequest,
+    ProcessRequest,
+    Resources,
+    Ulimit,
+    container_spec,
+    process_spec,
+)
+
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def runtime_spec(container: Container, *, default_memory_bytes: int) -> dict[str, Any]:
+    """The OCI runtime spec of a container. InvalidArgument or Unsupported for what cannot be run; ``create`` calls it
+    too, so that its user hears at once."""
+    config = container.config
+    options = security_options(config.security_opt)
+    return container_spec(
+        ContainerRequest(
+            process=ProcessRequest(
+                args=(container.path, *container.args),
+                env=_env(config, config.tty, ()),
+                cwd=config.working_dir or "/",
+                user=config.user,
+                terminal=config.tty,
+                console_size=config.console_size if any(config.console_size) else None,
+                privileged=config.privileged,
+                capabilities_add=config.cap_add,
+                capabilities_drop=config.cap_drop,
+                no_new_privileges=options.no_new_privileges,
+                ulimits=[Ulimit(limit.name, limit.soft, limit.hard) for limit in config.ulimits],
+                additional_gids=_group_ids(config.group_add),
+                oom_score_adj=config.oom_score_adj,
+            ),
+            readonly_rootfs=config.readonly_rootfs,
+            tmpfs=config.tmpfs,
+            shm_size_bytes=config.shm_size_bytes,
+            sysctls=config.sysctls,
+            resources=_resources(config, default_memory_bytes),
+            masked_paths=() if options.unmasked else None,
+            readonly_paths=() if options.unmasked else None,
+            seccomp=options.seccomp,
+            init=config.init,
+        )
+    )
+
+
+def exec_process(container: Container, exec_config: ExecConfig, console_size: tuple[int, int]) -> dict[str, Any]:
+    """The OCI ``process`` object of an exec: the container's settings, with the exec's own over them."""
+    config = container.config
+    options = security_options(config.security_opt)
+    return process_spec(
+        ProcessRequest(
+            args=exec_config.command,
+            env=_env(config, exec_config.tty, exec_config.env),
+            cwd=exec_config.working_dir or config.working_dir or "/",
+            user=exec_config.user or config.user,
+            terminal=exec_config.tty,
+            console_size=console_size if any(console_size) else None,
+            privileged=exec_config.privileged or config.privileged,
+            capabilities_add=config.cap_add,
+            capabilities_drop=config.cap_drop,
+            no_new_privileges=options.no_new_privileges,
+            ulimits=[Ulimit(limit.name, limit.soft, limit.hard) for limit in config.ulimits],
+            additional_gids=_group_ids(config.group_add),
+            oom_score_adj=config.oom_score_adj,
+        )
+    )
+
+
+class SecurityOptions:
+    """``--security-opt``, read."""
+
+    def __init__(self) -> None:
+        self.no_new_privileges = False
+        self.unmasked = False
+        self.seccomp: Mapping[str, Any] | None = None
+        """None: the default profile; empty: none at all."""
+
+
+def security_options(values: Sequence[str]) -> SecurityOptions:
+    """InvalidArgument for unknown ones, Unsupported for those of security modules that the guest's kernel has not."""
+    options = SecurityOptions()
+    for text in values:
+        separator = "=" if "=" in text else ":"
+        name, _, value = text.partition(separator)
+        if name == "no-new-privileges" and value in ("", "true", "false"):
+            options.no_new_privileges = value != "false"
+        elif name == "systempaths" and value == "unconfined":
+            options.unmasked = True
+        elif name == "seccomp" and value in ("unconfined", "builtin"):
+            options.seccomp = {} if value == "unconfined" else None
+        elif name == "seccomp":
+            raise Unsupported(
+                "seccomp profiles of your own are not there yet: leave the default, or use seccomp=unconfined"
+            )
+        elif name in ("apparmor", "label") and value in ("unconfined", "disable"):
+            continue  # nothing of it is on in the guest
+        elif name in ("apparmor", "label"):
+            raise Unsupported(f'security option "{text}" cannot work: the guest\'s kernel has no such security module')
+        else:
+            raise InvalidArgument(f'invalid --security-opt: "{text}"')
+    return options
+
+
+def _env(config: ContainerConfig, tty: bool, more: Sequence[str]) -> list[str]:
+    own = merge_env(config.env, more)
+    names = {variable.partition("=")[0] for variable in own}
+    added = [DEFAULT_PATH, f"HOSTNAME={config.hostname}", *(["TERM=xterm"] if tty else [])]
+    return [*(variable for variable in added if variable.partition("=")[0] not in names), *own]
+
+
+def merge_env(*sets: Sequence[str]) -> tuple[str, ...]:
+    """Later sets win, each variable stays where it was first mentioned; "NAME" without a value removes it."""
+    merged: dict[str, str | None] = {}
+    for variables in sets:
+        for variable in variables:
+            name, equals, _ = variable.partition("=")
+            merged[name] = variable if equals else None
+    return tuple(value for value in merged.values() if value is not None)
+
+
+def _group_ids(groups: Sequence[str]) -> list[int]:
+    if not all(group.isascii() and group.isdigit() for group in groups):
+        raise Unsupported("--group-add takes group ids only, names are not there yet: look the id up in the image")
+    return [int(group) for group in groups]
+
+
+def _resources(config: ContainerConfig, default_memory_bytes: int) -> Resources:
+    return Resources(
+        memory_bytes=config.memory_bytes or default_memory_bytes,
+        memory_reservation_bytes=config.memory_reservation_bytes or None,
+        memory_swap_bytes=config.memory_swap_bytes or None,
+        cpus=config.nano_cpus / 1e9 if config.nano_cpus else None,
+        cpu_period_us=config.cpu_period_us or None,
+        cpu_quota_us=config.cpu_quota_us or None,
+        cpu_shares=config.cpu_shares or None,
+        cpuset_cpus=config.cpuset_cpus,
+        pids=config.pids_limit or None,
+    )

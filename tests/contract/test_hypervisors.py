@@ -10,7 +10,7 @@ import pytest
 from tests.contract.conftest import Rig
 from tests.shell_guest import Shell
 
-from hyper.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, Unavailable
+from hyper.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from hyper.hypervisors.base import DiskSpec, Hypervisor, KernelImage, Vmm
 
 
@@ -202,3 +202,11 @@ async def test_strays_are_ended_and_the_kept_are_not(rig: Rig) -> None:
     with pytest.raises(NotFound):
         await rig.restarted().adopt(stray, lost.identity, ())
     await adopted.kill()
+
+
+async def test_a_path_too_long_for_a_socket_is_refused_and_leaves_nothing(rig: Rig) -> None:
+    directory = rig.folder / ("x" * 120)
+    directory.mkdir()
+    with pytest.raises(InvalidArgument, match="too long"):
+        await rig.hypervisor.launch(dataclasses.replace(rig.spec(), runtime_dir=directory))
+    assert list(directory.iterdir()) == []

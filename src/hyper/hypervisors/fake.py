@@ -24,6 +24,7 @@ from hyper.hypervisors.base import (
     VmmIdentity,
 )
 from hyper.hypervisors.qemu.disks import next_free, open_locked
+from hyper.system.unix_sockets import listen
 
 Guest = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 """What answers on the agent's socket, once per connection."""
@@ -89,9 +90,7 @@ class FakeHost:
                 talks.discard(task)
                 writer.close()
 
-        path = spec.runtime_dir / "agent.sock"
-        server = await asyncio.start_unix_server(talk, path)
-        path.chmod(0o600)
+        server = await asyncio.start_unix_server(talk, sock=listen(spec.runtime_dir / "agent.sock"))
         pid = next(self._pids)
         machine = _Machine(spec, VmmIdentity(pid, pid, _BOOT_ID), server, talks=talks)
         self.machines[pid] = machine

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import stat
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from hyper.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from hyper.errors import FailedPrecondition, NotFound, Unavailable
 from hyper.hypervisors.base import (
     Accelerator,
     DiskAddress,
@@ -38,12 +37,12 @@ from hyper.system.cgroups import Cgroup, CgroupLimits, Cgroups
 from hyper.system.identities import Identities
 from hyper.system.memfd import BoundedLog
 from hyper.system.processes import Process
+from hyper.system.unix_sockets import listen
 
 _LOG_BYTES = 128 << 10
 _VMM_MEMORY_BYTES = 512 << 20
 """What QEMU itself may use beside the guest's memory: translation cache (64 MiB), heap, the page cache of its I/O."""
 _VMM_THREADS = 512
-_MAX_SOCKET_PATH = 107
 
 
 class QemuHypervisor:
@@ -207,8 +206,8 @@ class QemuHypervisor:
         fds = Descriptors(
             kernel=keep(await blocking.run(_readable, spec.image.kernel)),
             initrd=keep(await blocking.run(_readable, spec.image.initrd)),
-            qmp=keep(_listen(spec.runtime_dir / QMP_SOCKET)),
-            agent=keep(_listen(spec.runtime_dir / AGENT_SOCKET)),
+            qmp=keep(listen(spec.runtime_dir / QMP_SOCKET).detach()),
+            agent=keep(listen(spec.runtime_dir / AGENT_SOCKET).detach()),
             taps=tuple(nic.tap_fd for nic in spec.nics),
         )
         argv = command_line.build(spec, info, fds, self._settings.root_id)
@@ -241,18 +240,6 @@ def _limits(spec: MachineSpec) -> CgroupLimits:
         processes=_VMM_THREADS,
         cpus=spec.cpus + 1,  # one for QEMU's own threads
     )
-
-
-def _listen(path: Path) -> int:
-    """A listening unix socket that only root may connect to."""
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        raise InvalidArgument(f"the path {path} is too long for a unix socket; use a shorter --exec-root")
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(8)
-        return listener.detach()
 
 
 def _readable(path: Path) -> int:

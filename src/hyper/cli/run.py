@@ -236,7 +236,8 @@ def _foreground(
             ):
                 if start:
                     engine.json("POST", f"{path}/start")
-                if tty and terminal.is_terminal(1) and not start:
+                if tty and terminal.is_terminal(1):
+                    # Also after a start that was told the size: not every engine heeds it.
                     errands.add(lambda other: _resize(other, path))
                 streams.pump()
                 if streams.detached:

@@ -68,16 +68,18 @@ class DetachFilter:
 
     def feed(self, typed: bytes) -> tuple[bytes, bool]:
         """What to pass on, and whether the keys are complete."""
+        if not self._keys or (not self._matched and self._keys[0] not in typed):
+            return typed, False  # nearly always, and 200 MB of stdin come this way
         passed = bytearray()
         for code in typed:
-            if self._keys and code == self._keys[self._matched]:
+            if code == self._keys[self._matched]:
                 self._matched += 1
                 if self._matched == len(self._keys):
                     return bytes(passed), True
                 continue
             passed += self._keys[: self._matched]
             self._matched = 0
-            if self._keys and code == self._keys[0]:
+            if code == self._keys[0]:
                 self._matched = 1
                 continue
             passed.append(code)

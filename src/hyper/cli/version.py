@@ -49,7 +49,7 @@ def version(session: Session, arguments: Sequence[str]) -> int:
 
 
 def _describe(server: dict[str, Any]) -> str:
-    lines = ["", f"Server: {(server.get('Platform') or {}).get('Name') or 'Hyper'}"]
+    lines = ["", f"Server: {(server.get('Platform') or {}).get('Name') or 'engine'}"]
     lines.append(f" Version:        {server.get('Version', '')}")
     lines.append(f" API version:    {server.get('ApiVersion', '')} (minimum {server.get('MinAPIVersion', '')})")
     lines.append(f" OS/Arch:        {server.get('Os', '')}/{server.get('Arch', '')}")

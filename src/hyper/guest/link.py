@@ -36,6 +36,7 @@ _MAX_QUEUED_MESSAGE_BYTES = 16 << 20
 _LENGTH = struct.Struct("<I")
 _RETRY_S = 0.05
 _FINISHED_KEPT = 256
+_EARLY_KEPT = 1_024
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class AgentLink:
         self._in_turns: set[int] = set()
         self._acks: dict[int, None] = {}  # streams whose ACK is due, in order
         self._resets: deque[tuple[int, str]] = deque()
+        # The last ACK (or RESET) for streams that nobody here sends on yet: the agent grants credit when it makes the
+        # process, and the caller may open the stream only later.
+        self._early: dict[int, Frame] = {}
         # Final acknowledgements: repeated on the next connection, in case the last one lost them.
         self._finished: deque[tuple[int, int]] = deque(maxlen=_FINISHED_KEPT)
         self._flush: asyncio.Handle | None = None
@@ -136,6 +140,9 @@ class AgentLink:
             source.lose(self.lost.result())
         else:
             self._inputs[stream] = source
+            early = self._early.pop(stream, None)
+            if early is not None:
+                self._feed(source, early)
         return source
 
     def close_output(self, stream: int, reason: str) -> None:
@@ -210,6 +217,7 @@ class AgentLink:
     def _disconnected(self, connection: Connection) -> None:
         if self._connection is connection:
             self._connection = None
+            self._early = {number: frame for number, frame in self._early.items() if frame.type == FrameType.RESET}
             self._control_out.disconnect()
             for source in self._inputs.values():
                 source.sender.disconnect()
@@ -253,9 +261,7 @@ class AgentLink:
         elif frame.type == FrameType.ACK:
             self._acknowledged(frame)
         else:
-            source = self._inputs.pop(frame.stream, None)
-            if source is not None:
-                source.reset(frame.payload.decode())
+            self._steer(frame)
 
     def writable(self, connection: Connection) -> None:
         if connection is self._connection:
@@ -281,13 +287,28 @@ class AgentLink:
             self._control_out.acknowledge(frame.offset, frame.limit)
             self._take_turn(CONTROL_STREAM)
             return
+        self._steer(frame)
+
+    def _steer(self, frame: Frame) -> None:
+        """An ACK or RESET about one of our inputs."""
         source = self._inputs.get(frame.stream)
         if source is not None:
+            self._feed(source, frame)
+            return
+        self._early.pop(frame.stream, None)
+        self._early[frame.stream] = frame
+        if len(self._early) > _EARLY_KEPT:
+            del self._early[next(iter(self._early))]
+
+    def _feed(self, source: InputStream, frame: Frame) -> None:
+        if frame.type == FrameType.RESET:
+            source.reset(frame.payload.decode())
+        else:
             source.acknowledged(frame.offset, frame.limit)
-            if source.sender.over:
-                del self._inputs[frame.stream]
-            else:
-                self._take_turn(frame.stream)
+        if source.sender.over:
+            self._inputs.pop(source.number, None)
+        else:
+            self._take_turn(source.number)
 
     # -- sending
 

@@ -39,8 +39,8 @@ MASKED_PATHS = (
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 _RLIMITS = frozenset(
-    ("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio")
-    + ("rttime", "sigpending", "stack")
+    {"as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"}
+    | {"nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"}
 )
 _UNLIMITED = 2**64 - 1
 _TMPFS_OPTION = re.compile(

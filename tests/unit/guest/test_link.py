@@ -151,6 +151,27 @@ async def test_writing_to_a_closed_stdin_is_a_broken_pipe(model: ModelAgent, age
         await source.write(b"y")
 
 
+async def test_credit_that_comes_before_the_stream_is_opened_is_kept(model: ModelAgent, agent: Agent) -> None:
+    model.handle = lambda _method, _params: {"time_ns": 1}
+    incoming = model.input(1)
+    await agent.ping()
+    source = agent.input(1)
+    await source.write(b"abc")
+    await source.finish()
+    await incoming.ended.wait()
+    assert incoming.data == b"abc"
+
+
+async def test_a_stdin_closed_before_it_is_opened_is_closed(model: ModelAgent, agent: Agent) -> None:
+    model.handle = lambda _method, _params: {"time_ns": 1}
+    model.reset(1, "the process reads nothing")
+    await agent.ping()
+    source = agent.input(1)
+    assert await source.closed_by_peer == "the process reads nothing"
+    with pytest.raises(BrokenPipeError):
+        await source.write(b"x")
+
+
 async def test_another_host_process_goes_on_where_the_log_ends(model: ModelAgent) -> None:
     data = random.Random(3).randbytes(500_000)
     first = await Agent.connect(model.path, instance="aa" * 16, first=True, deadline_s=10, settings=SETTINGS)

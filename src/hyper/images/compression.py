@@ -169,6 +169,13 @@ def _members(make: type[_Gzip] | type[_Lzma] | type[_Bzip2], raw: Iterator[bytes
             if not chunk:
                 return
             pending = chunk.lstrip(b"\0")
+        if not _is_start(pending, make):
+            raise DataLoss(f"{what} is damaged: something else follows its compressed data; make or transfer it again")
+
+
+def _is_start(data: bytes, make: type[_Gzip] | type[_Lzma] | type[_Bzip2]) -> bool:
+    magic = next(magic for magic, known in _MAGIC if known is make)
+    return data[: len(magic)] == magic[: len(data)]
 
 
 def _zstd(raw: Iterator[bytes], what: str) -> Iterator[bytes]:

@@ -119,6 +119,14 @@ class Directory(Inode):
         self.opaque: int | None = None
         self.severed: int | None = None
 
+    def undescribe(self, layer: int) -> None:
+        """Forget the metadata that ``layer`` gave it."""
+        if self.described == layer:
+            self.described = None
+            self.mode, self.uid, self.gid = stat.S_IFDIR | 0o755, 0, 0
+            self.mtime_s = self.mtime_ns = 0
+            self.xattrs = ()
+
     def hide_below(self, layer: int, *, sever: bool) -> None:
         if self.opaque is None or layer < self.opaque:
             self.opaque = layer

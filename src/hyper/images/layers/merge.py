@@ -129,12 +129,11 @@ class LayerMerger:
             if len(entry.linkname) > self._limits.path_bytes or not entry.linkname:
                 raise InvalidArgument(f"the symbolic link {show(path)} has an empty or overlong target")
             self._links[path] = entry.linkname
-        elif path in self._links:
-            del self._links[path]
-            self._places.clear()
-        if kind == _HARD_LINK:
+        elif kind == _HARD_LINK:
             self._hard_link(place, path, name, entry)
             return
+        else:
+            self._end_symlink(path)
         if kind == _DIRECTORY:
             self._directory(place, path, name, entry)
             return
@@ -171,6 +170,7 @@ class LayerMerger:
         elif existing is not None:
             self._places.clear()
             # What it replaces hid the layers below; the directory must go on doing so.
+            self._opaques.add(path)
             directory.hide_below(layer, sever=True)
         self._describe(directory, entry)
 
@@ -180,10 +180,15 @@ class LayerMerger:
             raise InvalidArgument(f"the hard link {show(path)} is to the root directory")
         parent, _, target_name = target.rpartition(b"/")
         target_place = self._places.get(parent) or self._look(parent)
-        if target_place is not None and target_place.path != parent:
+        broken = isinstance(target_place, PendingLink)
+        if isinstance(target_place, Directory | _Hidden) and target_place.path != parent:
             target = target_place.path + b"/" + target_name if target_place.path else target_name
         if target == path:
             return
+        self._end_symlink(path)
+        if target in self._links:
+            self._links[path] = self._links[target]
+            self._places.clear()
         found: int | Inode | Whiteout | PendingLink | None = None
         if isinstance(target_place, Directory):
             found = target_place.entries.get(target_name)
@@ -198,7 +203,10 @@ class LayerMerger:
         if not visible and isinstance(found, int):
             self._hidden[path] = found
             return
-        if found is None:
+        if broken:
+            # An error only if it is still there in the end: the writer reports links that lead nowhere.
+            found = PendingLink(self._layer, path, target)
+        elif found is None:
             found = self._own_pending.get(target)
             if found is None:
                 found = self._own_pending[target] = PendingLink(self._layer, path, target)
@@ -215,6 +223,12 @@ class LayerMerger:
         if isinstance(found, PendingLink):
             found.places.append((place, name))
         place.entries[name] = found
+
+    def _end_symlink(self, path: bytes) -> None:
+        """Something else takes the place of this layer's symbolic link, if there was one."""
+        if path in self._links:
+            del self._links[path]
+            self._places.clear()
 
     def _whiteout(self, place: Directory | _Hidden, name: bytes) -> None:
         layer = self._layer
@@ -250,6 +264,7 @@ class LayerMerger:
             if isinstance(existing, Directory):
                 # A file here ends what lower layers have in that directory, and what this layer had in it before.
                 existing.hide_below(self._layer, sever=True)
+                existing.undescribe(self._layer)
                 self._prune(existing)
             return False
         if isinstance(existing, Directory):
@@ -276,9 +291,12 @@ class LayerMerger:
         self._count_bytes(len(path))
         return place
 
-    def _look(self, path: bytes) -> Directory | _Hidden | None:
-        """The same without making anything."""
-        return self._walk(path, make=False)
+    def _look(self, path: bytes) -> Directory | _Hidden | PendingLink | None:
+        """The same without making anything; a link to nowhere stands for a path through something that is no directory."""
+        try:
+            return self._walk(path, make=False)
+        except InvalidArgument:
+            return PendingLink(self._layer, path, path)
 
     def _walk(self, path: bytes, *, make: bool) -> Directory | _Hidden | None:
         links = self._links
@@ -489,12 +507,16 @@ class LayerMerger:
             return None
         return found
 
+    def _has_other_than_directory(self, path: bytes) -> bool:
+        found = self._find(path)
+        return found is not None and not isinstance(found, Directory)
+
     def _check_not_removed(self, pending: PendingLink) -> None:
         path = pending.target
         gone = path in self._whiteouts
         while not gone and path:
             path = path.rpartition(b"/")[0]
-            gone = path in self._whiteouts or path in self._opaques
+            gone = path in self._whiteouts or path in self._opaques or self._has_other_than_directory(path)
         if gone:
             raise InvalidArgument(
                 f"the hard link {show(pending.name)} is to {show(pending.target)}, which a lower layer "

@@ -41,6 +41,7 @@ from hyper.engine.model import (
 )
 from hyper.engine.names import generate
 from hyper.engine.output import OutputHub
+from hyper.engine.registry import check_name
 from hyper.engine.signals import parse_signal
 from hyper.errors import AlreadyExists, Conflict, NotFound, NotModified, PermissionDenied
 from hyper.images.catalog import ImageUser
@@ -227,6 +228,8 @@ class HostContainers:
 
     async def create(self, config: ContainerConfig, *, name: str | None) -> tuple[Container, tuple[str, ...]]:
         image = self._images.resolve(config.image)
+        if name is not None:
+            check_name(name)
         taken = {item.snapshot.name for item in self._managed.values()}
         if name in taken:
             raise AlreadyExists(f'Conflict. The container name "/{name}" is already in use')
@@ -315,20 +318,18 @@ class HostContainers:
             raise NotModified("it does not run")
         process.signal(parse_signal(signal or managed.snapshot.config.stop_signal or "TERM"))
         process.signal(signals.SIGCONT)
-        ended = self.wait(reference, "not-running")
+        ended = asyncio.ensure_future(self.wait(reference, "not-running"))
         try:
-            await asyncio.wait_for(ended, 10 if timeout_s is None else timeout_s)
+            await asyncio.wait_for(asyncio.shield(ended), 10 if timeout_s is None else timeout_s)
         except TimeoutError:
             process.signal(signals.SIGKILL)
-            await asyncio.shield(process.ended)
+        await ended
         self._emit(managed, "stop")
 
     async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
         managed = self.find(reference)
         if managed.process is not None:
             await self.stop(reference, timeout_s=timeout_s, signal=signal)
-        while managed.process is not None:
-            await asyncio.sleep(0)
         await self.start(reference)
 
     async def kill(self, reference: str, signal: str) -> None:

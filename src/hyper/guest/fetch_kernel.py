@@ -84,7 +84,9 @@ def _fetch(meta: str, target: Path, work: Path, machine: str) -> Path:
     if package is None or not _download(package, work, options):
         # No package lists on this system, or stale ones: make our own, and leave the system's alone.
         options = _private_lists(work)
-        _run(["apt-get", *options, "update"], cwd=work, failure=_offline(meta))
+        update = _apt(["apt-get", *options, "-o", "APT::Update::Error-Mode=any", "update"])
+        if update.returncode:
+            raise Unavailable(f"{_offline(meta)} ({(update.stderr.strip().splitlines() or ['no message'])[-1]})")
         package = _newest(meta, options)
         if package is None:
             raise Unavailable(
@@ -115,13 +117,7 @@ def _newest(meta: str, options: Sequence[str]) -> str | None:
         raise FailedPrecondition(
             "there is no apt on this system to fetch Debian's kernel with; give Hyper a kernel with --kernel"
         )
-    result = subprocess.run(
-        ["apt-cache", *options, "depends", "--important", meta],
-        capture_output=True,
-        text=True,
-        timeout=_APT_TIMEOUT_S,
-        env=_environment(),
-    )
+    result = _apt(["apt-cache", *options, "depends", "--important", meta])
     for line in result.stdout.splitlines():
         name = line.strip().removeprefix("Depends:").strip()
         if _PACKAGE.match(name):
@@ -132,10 +128,7 @@ def _newest(meta: str, options: Sequence[str]) -> str | None:
 def _download(package: str, work: Path, options: Sequence[str]) -> bool:
     # Sandbox::User: apt's own user cannot write into our private folder; the signature is checked all the same.
     command = ["apt-get", *options, "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=2", "download", package]
-    result = subprocess.run(
-        command, cwd=work, capture_output=True, text=True, timeout=_APT_TIMEOUT_S, env=_environment()
-    )
-    return result.returncode == 0 and any(work.glob("*.deb"))
+    return _apt(command, cwd=work).returncode == 0 and any(work.glob("*.deb"))
 
 
 def _downloaded(package: str, work: Path) -> Path:
@@ -210,16 +203,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _run(command: Sequence[str], *, cwd: Path, failure: str) -> None:
+def _apt(command: Sequence[str], *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     try:
-        result = subprocess.run(
+        return subprocess.run(
             command, cwd=cwd, capture_output=True, text=True, timeout=_APT_TIMEOUT_S, env=_environment()
         )
     except subprocess.TimeoutExpired as error:
-        raise DeadlineExceeded(f"{failure} ({' '.join(command)} took longer than {_APT_TIMEOUT_S:.0f} s)") from error
-    if result.returncode:
-        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Unavailable(f"{failure} ({last})")
+        raise DeadlineExceeded(
+            f"{' '.join(command)} took longer than {_APT_TIMEOUT_S:.0f} s; check the network and run this again"
+        ) from error
 
 
 def _offline(package: str) -> str:

@@ -81,7 +81,7 @@ def prepare(bzimage: Path, vmlinux: Path) -> Path:
 
 def _gzip(payload: bytes) -> bytes:
     decoder = zlib.decompressobj(wbits=31)
-    return _checked(decoder.decompress(payload, _MAX_VMLINUX_BYTES), bool(decoder.unconsumed_tail))
+    return _checked(decoder.decompress(payload, _MAX_VMLINUX_BYTES), not decoder.eof)
 
 
 def _xz(payload: bytes) -> bytes:
@@ -100,7 +100,7 @@ def _zstd(payload: bytes) -> bytes:
     (size,) = struct.unpack_from("<I", payload, len(payload) - 4)
     if size > _MAX_VMLINUX_BYTES:
         raise ElfError(f"its payload claims {size} bytes")
-    return decoder.decompress(payload)
+    return _checked(decoder.decompress(payload), not decoder.eof)
 
 
 def _checked(data: bytes, unfinished: bool) -> bytes:

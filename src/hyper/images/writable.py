@@ -32,6 +32,7 @@ _JOURNAL_MIB = 16
 _FICLONE = 0x40049409
 _TIMEOUT_S = 60
 _TEMPLATE_VERSION = 1
+_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 _DISK_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
 
@@ -114,7 +115,7 @@ def _format(template: Path, size_bytes: int) -> None:
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,
-            env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL": "C"},
+            env={"PATH": _PATH, "LC_ALL": "C"},
         )
         temporary.chmod(0o444)
         with temporary.open("rb") as file:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import subprocess
+import tarfile
 from pathlib import Path
+
+import pytest
 
 from hyper.images.layers.build import BuiltDisk, Layer, build_disk
 from hyper.images.limits import Budget, ImageLimits
-from hyper.images.tree import Directory
 from hyper.oci import digest
 
 
@@ -50,15 +53,24 @@ def extract(image: Path, target: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-def names_of(root: Directory) -> set[bytes]:
-    found = set()
-    stack = [root]
-    while stack:
-        directory = stack.pop()
-        for name, child in directory.entries.items():
-            found.add(directory.path + b"/" + name if directory.path else name)
-            if isinstance(child, Directory):
-                stack.append(child)
+def read_by_kernel(image: Path, mount_point: Path) -> dict[str, tuple[object, ...]]:
+    """What the host's kernel finds: path → (kind, mode, content or target, mtime in s). Only for images made by the test itself."""
+    if os.geteuid() != 0 or "erofs" not in Path("/proc/filesystems").read_text():
+        pytest.skip("mounting EROFS needs root and a kernel that has it")
+    mount_point.mkdir(exist_ok=True)
+    script = 'mount --make-rprivate / && mount -t erofs -o loop,ro "$1" "$2" && tar -C "$2" --hard-dereference -cf - .'
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", image, mount_point], capture_output=True, check=True)
+    found: dict[str, tuple[object, ...]] = {}
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        for member in archive:
+            name = os.path.normpath(member.name)
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is not None:
+                found[name] = ("file", member.mode, content.read().decode("latin-1"), int(member.mtime))
+            elif member.issym():
+                found[name] = ("symlink", member.mode, member.linkname, int(member.mtime))
+            elif member.isdir() and name != ".":
+                found[name] = ("directory", member.mode, "", int(member.mtime))
     return found
 
 

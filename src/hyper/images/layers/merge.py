@@ -270,6 +270,7 @@ class LayerMerger:
         if isinstance(existing, Directory):
             self._places.clear()
             del place.entries[name]
+            _empty(existing)
         return True
 
     def _prune(self, directory: Directory) -> None:
@@ -280,6 +281,8 @@ class LayerMerger:
             for name, child in list(current.entries.items()):
                 if child.layer == self._layer:
                     del current.entries[name]
+                    if isinstance(child, Directory):
+                        _empty(child)
                 elif isinstance(child, Directory):
                     stack.append(child)
 
@@ -522,6 +525,15 @@ class LayerMerger:
                 f"the hard link {show(pending.name)} is to {show(pending.target)}, which a lower layer "
                 f"removed; the image is broken"
             )
+
+
+def _empty(directory: Directory) -> None:
+    """Take apart a directory that is gone, so that links pending in it are not waited for."""
+    stack = [directory]
+    while stack:
+        current = stack.pop()
+        stack.extend(child for child in current.entries.values() if isinstance(child, Directory))
+        current.entries.clear()
 
 
 def _not_a_directory(path: bytes) -> InvalidArgument:

@@ -229,7 +229,7 @@ def running_hyperd(*flags: str) -> Iterator[Hyperd]:
     folder.chmod(0o711)
     try:
         with contextlib.ExitStack() as stack:
-            host, _outside = stack.enter_context(contextlib.contextmanager(host_and_outside)())
+            host, _outside = stack.enter_context(host_and_outside())
             daemon = Hyperd(folder, host, *flags)
             daemon.start()
             yield daemon

@@ -7,6 +7,7 @@ but a busybox shell (it prints no xattrs, and times in seconds), so that the gue
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 import tarfile
@@ -14,9 +15,64 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SCRIPT = r"""cd "$1" && find . -xdev | sort | while IFS= read -r f; do
-  if [ -L "$f" ]; then d=$(readlink "$f"); elif [ -f "$f" ]; then d=$(sha256sum < "$f" | cut -c1-64); else d=-; fi
-  printf '%s %s %s\n' "$(stat -c '%f %u %g %s %h %t:%T %Y' "$f")" "$d" "$f"
+  size=%s;
+  if [ -L "$f" ]; then d=$(readlink "$f"); elif [ -d "$f" ]; then d=-; size=0;
+  elif [ -f "$f" ]; then d=$(sha256sum < "$f"); d=${d%% *}; else d=-; fi;
+  printf '%s %s %s\n' "$(stat -c "%f %u %g $size %h %t:%T %Y" "$f")" "$d" "$f";
 done"""
+
+
+DEEP = "deep/" + "/".join(["d" * 20] * 60)
+IMPLIED = [os.fsencode(DEEP).rsplit(b"/", count)[0] for count in range(1, 61)]
+"""Directories that the tar of :func:`make_root_tar` only implies: nobody says what their metadata should be."""
+
+
+def make_root_tar(path: Path, small_files: int) -> Path:
+    """A tar with every kind of file, and values at the edges."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape") as archive:
+
+        def add(name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", **fields: object) -> None:
+            member = tarfile.TarInfo(name)
+            member.type, member.size = kind, len(content)
+            for field, value in fields.items():
+                setattr(member, field, value)
+            archive.addfile(member, io.BytesIO(content))
+
+        add("./", tarfile.DIRTYPE, mode=0o755, mtime=1_700_000_000)
+        add("./d", tarfile.DIRTYPE, mode=0o2775, uid=1000, gid=70_000, mtime=1_700_000_000, pax_headers={"mtime": "1700000001.123456789"})
+        add("./tmp", tarfile.DIRTYPE, mode=0o1777)
+        for number in range(small_files):
+            add(f"./d/file-{number}", content=os.urandom(number * 13 % 9000), mode=0o644, mtime=number)
+        add("./suid", content=b"#!", mode=0o6755)
+        add("./big-owner", content=b"x", uid=4_000_000_000, gid=3_000_000_000)
+        add("./before-1970", content=b"x", mtime=-86_400)
+        add("./after-2038", content=b"x", mtime=5_000_000_000)
+        add("./large", content=os.urandom(3_000_001))
+        add("./" + "n" * 255, content=b"long")
+        add("./d/hard-1", tarfile.LNKTYPE, linkname="./large")
+        add("./d/hard-2", tarfile.LNKTYPE, linkname="./d/hard-1")
+        add("./link", tarfile.SYMTYPE, linkname="d/" + "t" * 300)
+        add("./hard-to-link", tarfile.LNKTYPE, linkname="./link")
+        add("./null", tarfile.CHRTYPE, mode=0o666, devmajor=1, devminor=3)
+        add("./disk", tarfile.BLKTYPE, mode=0o660, devmajor=259, devminor=70_000)
+        add("./fifo", tarfile.FIFOTYPE, mode=0o600)
+        capability = "\1\0\0\2\0\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+        add("./with-xattrs", content=b"x" * 5000, pax_headers={"SCHILY.xattr.security.capability": capability, "SCHILY.xattr.user.a": "b"})
+        add("./empty", content=b"")
+        add(DEEP, content=b"deep")
+    return path
+
+
+def lines(found: dict[bytes, tuple[object, ...]]) -> set[str]:
+    """The same as text, in the form that ``SCRIPT`` prints."""
+    result = set()
+    for path, (mode, uid, gid, size, links, device, mtime_ns, content, _) in found.items():
+        number = int(str(device))
+        numbers = f"{os.major(number):x}:{os.minor(number):x}"
+        shown = content.decode() if isinstance(content, bytes) else content
+        name = "./" + os.fsdecode(path) if path else "."
+        result.add(f"{int(str(mode)):x} {uid} {gid} {size} {links} {numbers} {int(str(mtime_ns)) // 10**9} {shown or '-'} {name}")
+    return result
 
 
 def mounted(root: Path, *, xattrs: bool = True) -> dict[bytes, tuple[object, ...]]:

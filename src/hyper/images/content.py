@@ -53,7 +53,7 @@ class ContentStore:
         self._tmp = root / "tmp"
         for directory in (self._blobs, self._disks, self._tmp):
             directory.mkdir(parents=True, exist_ok=True)
-        root.chmod(0o711)
+        root.chmod(0o700)
 
     def blob_path(self, blob: str) -> Path:
         return self._blobs / digest.hex_of(blob)

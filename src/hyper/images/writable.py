@@ -51,7 +51,7 @@ class WritableDisks:
 
         def prepare() -> None:
             for directory in (disks._disks, disks._templates):
-                directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for path in directory.glob(".new-*"):
                     path.unlink()
 

@@ -284,6 +284,7 @@ class LayerMerger:
                     if isinstance(child, Directory):
                         _empty(child)
                 elif isinstance(child, Directory):
+                    child.undescribe(self._layer)
                     stack.append(child)
 
     def _enter(self, path: bytes) -> Directory | _Hidden:

@@ -7,6 +7,7 @@ of the same kernel and initramfs builder as the real one, with Debian's static b
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
 from pathlib import Path
@@ -21,7 +22,8 @@ from hyper.guest.cpio import CpioWriter
 from hyper.guest.kernel import FoundKernel, KernelSettings, find_kernel
 from hyper.hypervisors.base import KernelImage
 
-KERNELS = Path("/var/lib/hyper/kernels")
+KERNELS = Path(os.environ.get("HYPER_TEST_KERNELS", "/var/lib/hyper/kernels"))
+"""Where `make setup` puts them; the variable tries the tests on another kernel."""
 BOOT_S = 60.0
 _INIT = """#!/bin/busybox sh
 export PATH=/bin
@@ -31,6 +33,7 @@ until port=$(grep -l org.hyper.agent.0 /sys/class/virtio-ports/*/name); do uslee
 exec 3<>/dev/$(basename $(dirname $port))
 while true; do
   while read -r mark line <&3; do
+    [ "$line" = panic ] && exit 1
     ( eval "$line" ) </dev/null >&3 2>&1
     echo "$mark" >&3
   done

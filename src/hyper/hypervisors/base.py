@@ -29,6 +29,8 @@ class HypervisorInfo:
     binary: Path
     accelerator: Accelerator
     reason: str
+    firmware: Path | None = None
+    """What the machine's firmware is to be; None: the hypervisor's default."""
     notes: tuple[str, ...] = ()
     """What this host cannot do for us, in words (cgroup controllers that are missing)."""
 

@@ -55,6 +55,7 @@ def build(spec: MachineSpec, info: HypervisorInfo, fds: Descriptors, root_id: st
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "q35,hpet=off,vmport=off,smbus=off,sata=off,dump-guest-core=off"),
+        *(("-bios", str(info.firmware)) if info.firmware else ()),
         *_processor(spec, info),
         *_memory(spec),
         *("-kernel", f"/proc/self/fd/{fds.kernel}", "-initrd", f"/proc/self/fd/{fds.initrd}"),
@@ -75,8 +76,7 @@ def build(spec: MachineSpec, info: HypervisorInfo, fds: Descriptors, root_id: st
 def kernel_command_line(spec: MachineSpec) -> str:
     """The machine's own options, then those of the kernel image (which may override them)."""
     # maxmem makes the kernel set 64 MiB aside for bounce buffers, which no device of ours needs: swiotlb=noforce.
-    # There are no disks at boot, and asking 256 targets for one costs 0.1 s under TCG: scan=manual (plugging works).
-    machine = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check swiotlb=noforce scsi_mod.scan=manual"
+    machine = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check swiotlb=noforce"
     return f"{machine} hyper.port={AGENT_PORT} {spec.image.command_line}".strip()
 
 

@@ -27,7 +27,7 @@ Boots = Callable[[HypervisorInfo, tuple[int, ...], bool, float], Awaitable[str |
 """(info, other groups, as root, deadline in s) → None when the guest came up, else what happened instead."""
 
 _NO_BOUNDARY = "TCG (software emulation) is slower and, in QEMU's own words, no security boundary"
-_VERSION_TIMEOUT_S = 10.0
+_ASK_TIMEOUT_S = 10.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -50,10 +50,11 @@ async def choose(
     settings: QemuSettings, binary: Path, image: Callable[[], KernelImage], boots: Boots, notes: tuple[str, ...]
 ) -> HypervisorInfo:
     """The driver's :meth:`probe`. FailedPrecondition when ``kvm`` is demanded and does not work."""
-    version = await _version(binary)
+    version = _version(binary, await _ask(binary, "--version"))
+    firmware = _firmware(await _ask(binary, "-L", "help"))
 
     def found(accelerator: Accelerator, reason: str) -> HypervisorInfo:
-        return HypervisorInfo("qemu", version, binary, accelerator, reason, notes)
+        return HypervisorInfo("qemu", version, binary, accelerator, reason, firmware, notes)
 
     if settings.accelerator is AcceleratorChoice.TCG:
         return found(Accelerator.TCG, f"configured; {_NO_BOUNDARY}")
@@ -108,27 +109,44 @@ def kvm_groups(device: Path) -> tuple[int, ...]:
     return kvm_access(device).groups
 
 
-async def _version(binary: Path) -> str:
+async def _ask(binary: Path, *arguments: str) -> str:
+    """What QEMU prints; FailedPrecondition when it does not end."""
     process = await asyncio.create_subprocess_exec(
         binary,
-        "--version",
+        *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        async with asyncio.timeout(_VERSION_TIMEOUT_S):
+        async with asyncio.timeout(_ASK_TIMEOUT_S):
             output, _ = await process.communicate()
     except TimeoutError as error:
-        raise FailedPrecondition(f"{binary} --version does not end; is it QEMU?") from error
+        raise FailedPrecondition(f"{binary} {' '.join(arguments)} does not end; is it QEMU?") from error
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    found = re.search(rb"version (\d+(?:\.\d+)+[^\n]*)", output)
+    return output.decode("utf-8", "replace")
+
+
+def _version(binary: Path, said: str) -> str:
+    found = re.search(r"version (\d+(?:\.\d+)+[^\n]*)", said)
     if found is None:
-        raise FailedPrecondition(f"{binary} is no QEMU: it answers {output[:100]!r} to --version")
-    return found.group(1).decode("ascii", "replace").strip()
+        raise FailedPrecondition(f"{binary} is no QEMU: it answers {said[:100]!r} to --version")
+    return found.group(1).strip()
+
+
+def _firmware(data_folders: str) -> Path | None:
+    """qboot, a firmware that does little but start the kernel: 0.13 s less than SeaBIOS under TCG. Part of QEMU."""
+    for folder in data_folders.splitlines():
+        path = Path(folder) / "qboot.rom"
+        try:
+            if path.stat().st_mode & stat.S_IROTH:
+                return path
+        except OSError:
+            continue
+    return None
 
 
 def _key(settings: QemuSettings, binary: Path, version: str, image: KernelImage) -> str:

@@ -25,7 +25,9 @@ def machine(
 
 
 def info(accelerator: Accelerator) -> HypervisorInfo:
-    return HypervisorInfo("qemu", "7.2", Path("/usr/bin/qemu-system-x86_64"), accelerator, "")
+    return HypervisorInfo(
+        "qemu", "7.2", Path("/usr/bin/qemu-system-x86_64"), accelerator, "", Path("/usr/share/qemu/qboot.rom")
+    )
 
 
 CASES = {

@@ -26,7 +26,9 @@ class Host:
 
     def __post_init__(self) -> None:
         self.binary = self.folder / "qemu"
-        self.binary.write_text("#!/bin/sh\necho 'QEMU emulator version 7.2.1 (test)'\n")
+        self.binary.write_text(
+            f"#!/bin/sh\n[ $1 = -L ] && echo {self.folder} || echo 'QEMU emulator version 7.2.1 (test)'\n"
+        )
         self.binary.chmod(0o755)
         self.device = self.folder / "kvm"
         self.device.touch()
@@ -106,6 +108,16 @@ async def test_a_device_for_a_group_is_opened_through_that_group(host: Host) -> 
     os.chown(host.device, 0, 107)
     assert probe.kvm_access(host.device) == probe.KvmAccess(groups=(107,))
     assert (await host.choose()).accelerator is Accelerator.KVM
+
+
+async def test_the_quick_firmware_is_used_where_a_vmm_may_read_it(host: Host) -> None:
+    assert (await host.choose()).firmware is None
+    quick = host.folder / "qboot.rom"
+    quick.touch()
+    quick.chmod(0o600)
+    assert (await host.choose()).firmware is None
+    quick.chmod(0o644)
+    assert (await host.choose()).firmware == quick
 
 
 async def test_tcg_on_demand_asks_nothing(host: Host) -> None:

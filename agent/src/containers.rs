@@ -37,8 +37,10 @@ pub enum Phase {
     /// The init process is gone; output, disks or the exit event are under way.
     Ending,
     Stopped,
-    /// To be deleted; the ticket waits for it, none when a create failed.
-    Deleting(Option<Ticket>),
+    /// To be deleted; the ticket waits for it.
+    Deleting(Ticket),
+    /// Its create has failed; the error is told when nothing of it is left.
+    Failing(Ticket),
 }
 
 pub struct Container {
@@ -50,6 +52,7 @@ pub struct Container {
     memory_events: Option<File>,
     serial: u64,
     oom_kills: u64,
+    failure: Option<Error>,
     rootfs: Rootfs,
     /// The spec's filter, for execs.
     pub seccomp: Option<spec::Seccomp>,
@@ -75,7 +78,7 @@ impl Container {
 
     /// The container is to be taken away: a create failed, or the host wants it gone.
     pub fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Deleting(_))
+        matches!(self.phase, Phase::Deleting(_) | Phase::Failing(_))
     }
 }
 
@@ -164,6 +167,7 @@ impl Agent {
             return Err(Error::ResourceExhausted(format!("a sandbox holds at most {MAX_CONTAINERS} containers")));
         }
         rootfs::check(&rootfs, &files)?;
+        self.check_disks(&rootfs)?;
         mounts::check(&spec.mounts)?;
         let program = check_program(spec.process.clone(), spec.linux.seccomp.as_ref())?;
         let device_program = spec.linux.resources.devices.as_deref().map(devices::program).transpose()?;
@@ -203,6 +207,7 @@ impl Agent {
             memory_events,
             serial,
             oom_kills: 0,
+            failure: None,
             rootfs: rootfs.clone(),
             seccomp,
             pending: Some(Box::new(pending)),
@@ -214,6 +219,19 @@ impl Agent {
             self.creation_failed(&id, error);
         }
         Ok(None)
+    }
+
+    /// A writable disk belongs to one container at a time; layers are shared.
+    fn check_disks(&self, wanted: &Rootfs) -> Result<()> {
+        for (id, container) in &self.containers {
+            let taken = |disk: &Disk, others: &[Disk]| others.iter().any(|other| other.scsi == disk.scsi);
+            let clash = wanted.writable.is_some_and(|disk| taken(&disk, &container.disks()))
+                || container.rootfs.writable.is_some_and(|disk| taken(&disk, &wanted.layers));
+            if clash {
+                return Err(Error::Conflict(format!("a disk of this root file system is container {id}'s writable one")));
+            }
+        }
+        Ok(())
     }
 
     fn prepare_cgroup(&mut self, id: &str, spec: &Spec, devices: Option<&[u64]>) -> Result<(Cgroup, Option<File>)> {
@@ -274,8 +292,8 @@ impl Agent {
     fn creation_failed(&mut self, id: &str, error: Error) {
         let Some(container) = self.containers.get_mut(id) else { return };
         if let Phase::Creating(ticket) = container.phase {
-            container.phase = Phase::Deleting(None);
-            self.answer(ticket, Err(error));
+            container.phase = Phase::Failing(ticket);
+            container.failure = Some(error);
         }
         self.take_apart(id);
     }
@@ -348,15 +366,15 @@ impl Agent {
         let container = self.container(&wanted.id)?;
         match container.phase {
             Phase::Creating(_) => Err(Error::Conflict(format!("container {} is being created", wanted.id))),
-            Phase::Deleting(_) => Err(Error::Conflict(format!("container {} is being deleted", wanted.id))),
+            Phase::Deleting(_) | Phase::Failing(_) => Err(Error::Conflict(format!("container {} is being deleted", wanted.id))),
             Phase::Pausing(..) => Err(Error::Conflict(format!("container {} is being paused", wanted.id))),
             Phase::Ending => {
                 // The sync that is under way comes back to it.
-                container.phase = Phase::Deleting(Some(ticket));
+                container.phase = Phase::Deleting(ticket);
                 Ok(None)
             }
             _ => {
-                container.phase = Phase::Deleting(Some(ticket));
+                container.phase = Phase::Deleting(ticket);
                 self.take_apart(&wanted.id);
                 Ok(None)
             }
@@ -392,13 +410,10 @@ impl Agent {
         if let Err(e) = container.cgroup.remove() {
             self.log("warning", &format!("container {id}: its cgroup stays: {e}"));
         }
-        match container.phase {
-            Phase::Deleting(Some(ticket)) => self.answer(ticket, result.map(|()| json!({}))),
-            _ => {
-                if let Err(error) = result {
-                    self.log("warning", &format!("container {id}: {error}"));
-                }
-            }
+        match (container.phase, container.failure) {
+            (Phase::Failing(ticket), Some(error)) => self.answer(ticket, Err(error)),
+            (Phase::Deleting(ticket), _) => self.answer(ticket, result.map(|()| json!({}))),
+            _ => {}
         }
     }
 

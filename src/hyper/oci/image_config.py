@@ -92,7 +92,7 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     docker_version: str = ""
     container: str = ""
     parent: str = ""
-    raw: bytes = msgspec.field(default=b"", name="\0raw")
+    raw: bytes = msgspec.field(default=b"", name="(the document itself)")
 
     @property
     def id(self) -> str:

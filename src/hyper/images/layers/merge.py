@@ -124,8 +124,6 @@ class LayerMerger:
             return
         kind = entry.kind
         if kind == _SYMLINK:
-            if path in self._places:
-                self._places.clear()
             if len(entry.linkname) > self._limits.path_bytes or not entry.linkname:
                 raise InvalidArgument(f"the symbolic link {show(path)} has an empty or overlong target")
             self._links[path] = entry.linkname
@@ -145,6 +143,9 @@ class LayerMerger:
             self.hidden_bytes += entry.body_bytes
             self._count(len(path))
             self._hidden[path] = entry.number
+            if entry.kind == _SYMLINK:
+                # It may have taken the place of a directory that, being hidden, left no trace but remembered places.
+                self._places.clear()
             return
         inode = self._inode(entry, self._layer)
         self._count(len(name))
@@ -296,7 +297,9 @@ class LayerMerger:
         return place
 
     def _look(self, path: bytes) -> Directory | _Hidden | PendingLink | None:
-        """The same without making anything; a link to nowhere stands for a path through something that is no directory."""
+        """The same without making anything; a link to nowhere stands for a path through something " "that is no
+        directory.
+        """
         try:
             return self._walk(path, make=False)
         except InvalidArgument:

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds the tuned guest kernel from Debian's linux-source package: `kernel/build.sh KERNELS_FOLDER [WORK_FOLDER]`.
+# Builds the tuned guest kernel from Debian's linux-source package: `kernel/build.sh [KERNELS_FOLDER [WORK_FOLDER]]`.
 #
-# Leaves KERNELS_FOLDER/tuned/{vmlinux,config,release}, whole or not at all. Nothing is installed: the source package is
+# Leaves KERNELS_FOLDER (default /var/lib/hyper/kernels)/tuned/{vmlinux,config,release}, whole or not at all. Nothing is installed: the source package is
 # downloaded and unpacked into the work folder (default: a temporary one, removed at the end; give one to build again quicker).
 # Fails when an option of kernel/config was dropped by the kernel's configuration step. Needs: gcc make flex bison bc libelf-dev
 # (Debian: apt-get install build-essential flex bison bc libelf-dev). JOBS (default: all processors) and NICE (default 10) are taken
@@ -9,7 +9,7 @@
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-kernels=${1:?usage: kernel/build.sh KERNELS_FOLDER [WORK_FOLDER]}
+kernels=${1:-/var/lib/hyper/kernels}
 jobs=${JOBS:-$(nproc)}
 priority=${NICE:-10}
 series=6.1

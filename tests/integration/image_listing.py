@@ -1,7 +1,8 @@
 """What a mounted image says about itself, and what a tar says it should: one line a file, comparable as text.
 
-``expected`` is made with Python's tarfile, which shares no code with Hyper's reader. ``SCRIPT`` makes the same lines inside a sandbox with nothing
-but a busybox shell (it prints no xattrs, and times in seconds), so that the guest's own kernel can be asked.
+``expected`` is made with Python's tarfile, which shares no code with Hyper's reader. ``SCRIPT`` makes the same lines
+inside a sandbox with nothing but a busybox shell (it prints no xattrs, and times in seconds), so that the guest's own
+kernel can be asked.
 """
 
 from __future__ import annotations
@@ -39,7 +40,15 @@ def make_root_tar(path: Path, small_files: int) -> Path:
             archive.addfile(member, io.BytesIO(content))
 
         add("./", tarfile.DIRTYPE, mode=0o755, mtime=1_700_000_000)
-        add("./d", tarfile.DIRTYPE, mode=0o2775, uid=1000, gid=70_000, mtime=1_700_000_000, pax_headers={"mtime": "1700000001.123456789"})
+        add(
+            "./d",
+            tarfile.DIRTYPE,
+            mode=0o2775,
+            uid=1000,
+            gid=70_000,
+            mtime=1_700_000_000,
+            pax_headers={"mtime": "1700000001.123456789"},
+        )
         add("./tmp", tarfile.DIRTYPE, mode=0o1777)
         for number in range(small_files):
             add(f"./d/file-{number}", content=os.urandom(number * 13 % 9000), mode=0o644, mtime=number)
@@ -57,7 +66,11 @@ def make_root_tar(path: Path, small_files: int) -> Path:
         add("./disk", tarfile.BLKTYPE, mode=0o660, devmajor=259, devminor=70_000)
         add("./fifo", tarfile.FIFOTYPE, mode=0o600)
         capability = "\1\0\0\2\0\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
-        add("./with-xattrs", content=b"x" * 5000, pax_headers={"SCHILY.xattr.security.capability": capability, "SCHILY.xattr.user.a": "b"})
+        add(
+            "./with-xattrs",
+            content=b"x" * 5000,
+            pax_headers={"SCHILY.xattr.security.capability": capability, "SCHILY.xattr.user.a": "b"},
+        )
         add("./empty", content=b"")
         add(DEEP, content=b"deep")
     return path
@@ -71,7 +84,8 @@ def lines(found: dict[bytes, tuple[object, ...]]) -> set[str]:
         numbers = f"{os.major(number):x}:{os.minor(number):x}"
         shown = content.decode() if isinstance(content, bytes) else content
         name = "./" + os.fsdecode(path) if path else "."
-        result.add(f"{int(str(mode)):x} {uid} {gid} {size} {links} {numbers} {int(str(mtime_ns)) // 10**9} {shown or '-'} {name}")
+        time_s = int(str(mtime_ns)) // 10**9
+        result.add(f"{int(str(mode)):x} {uid} {gid} {size} {links} {numbers} {time_s} {shown or '-'} {name}")
     return result
 
 
@@ -90,7 +104,10 @@ def mounted(root: Path, *, xattrs: bool = True) -> dict[bytes, tuple[object, ...
             status.st_rdev,
             status.st_mtime_ns,
             _content(path, status),
-            tuple((key, os.getxattr(path, key, follow_symlinks=False)) for key in sorted(os.listxattr(path, follow_symlinks=False)))
+            tuple(
+                (key, os.getxattr(path, key, follow_symlinks=False))
+                for key in sorted(os.listxattr(path, follow_symlinks=False))
+            )
             if xattrs
             else (),
         )

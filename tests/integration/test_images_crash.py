@@ -60,39 +60,46 @@ asyncio.run(main())
 """
 
 
-async def test_no_acknowledged_image_is_lost_and_nothing_is_left_over(tmp_path: Path) -> None:
+def test_no_acknowledged_image_is_lost_and_nothing_is_left_over(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     acknowledged: set[str] = set()
     for attempt in range(6):
-        with (tmp_path / f"out-{attempt}").open("w+") as output:
-            process = subprocess.Popen([sys.executable, "-c", _LOADER, tmp_path, str(attempt), "15"], stdout=output)
-            await _until_first_line(process, Path(output.name))
+        command = [sys.executable, "-c", _LOADER, str(tmp_path), str(attempt), "15"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline()]
             time.sleep(chance.random() * 0.15)  # the moment of the kill is what is tried out, not waited for
             process.send_signal(signal.SIGKILL)
-            process.wait()
-            for line in Path(output.name).read_text().splitlines():
-                word, name = line.split(" ")
-                (acknowledged.add if word == "loaded" else acknowledged.discard)(name)
-        database = Database(tmp_path / "state.db")
-        store = await ImageStore.open(tmp_path, database)
-        for name in acknowledged:
-            assert store.resolve(name).disks[0].exists(), f"{name} was lost (seed {seed})"
-        files = {path for path in (tmp_path / "images").rglob("*") if path.is_file()}
-        disks = {disk for image in store.list() for disk in image.disks}
-        assert {path for path in files if path.suffix == ".erofs"} == disks, f"seed {seed}"
-        assert len(files) == len(disks) + len({layer.blob for image in store.list() for layer in image.layers})
-        await store.close()
-        for disk in disks:
-            subprocess.run(["fsck.erofs", "--extract", disk], check=True, capture_output=True)
-        database.close()
+            lines += process.stdout.readlines()
+        for line in lines:
+            word, name = line.split()
+            (acknowledged.add if word == "loaded" else acknowledged.discard)(name)
+        asyncio.run(_check(tmp_path, acknowledged, seed))
     assert acknowledged
 
 
-async def _until_first_line(process: subprocess.Popen[bytes], output: Path) -> None:
-    while not output.stat().st_size:
-        assert process.poll() is None
-        await asyncio.sleep(0.005)
+async def _check(root: Path, acknowledged: set[str], seed: int) -> None:
+    database = Database(root / "state.db")
+    store = await ImageStore.open(root, database)
+    for name in acknowledged:
+        assert store.resolve(name).disks[0].exists(), f"{name} was lost (seed {seed})"
+    files = _files_below(root / "images")
+    disks = {disk for image in store.list() for disk in image.disks}
+    assert {path for path in files if path.suffix == ".erofs"} == disks, f"seed {seed}"
+    assert len(files) == len(disks) + len({layer.blob for image in store.list() for layer in image.layers})
+    await store.close()
+    _check_disks(disks)
+    database.close()
+
+
+def _files_below(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def _check_disks(disks: set[Path]) -> None:
+    for disk in disks:
+        subprocess.run(["fsck.erofs", "--extract", disk], check=True, capture_output=True)
 
 
 def test_a_full_disk_is_told_and_left_clean(tmp_path: Path) -> None:
@@ -102,10 +109,15 @@ def test_a_full_disk_is_told_and_left_clean(tmp_path: Path) -> None:
         'mount --make-rprivate / && mount -t tmpfs -o size=12m tmpfs "$1" && '
         '"$2" -c "$3" "$1" full 400; echo "status $?"; find "$1/images" -type f; df --output=used "$1"'
     )
-    loader = _LOADER.replace("ImageStore.open(root, ", "ImageStore.open(root, limits=ImageLimits(free_bytes_kept=0), database=").replace(
-        "from hyper.images.store", "from hyper.images.limits import ImageLimits\nfrom hyper.images.store"
+    loader = _LOADER.replace(
+        "ImageStore.open(root, ", "ImageStore.open(root, limits=ImageLimits(free_bytes_kept=0), database="
+    ).replace("from hyper.images.store", "from hyper.images.limits import ImageLimits\nfrom hyper.images.store")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", tmp_path, sys.executable, loader],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", tmp_path, sys.executable, loader], capture_output=True, text=True, check=False)
     assert "ResourceExhausted: no space left" in done.stderr, done.stderr
     assert "free some space" in done.stderr
     assert "status 1" in done.stdout

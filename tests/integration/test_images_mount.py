@@ -1,6 +1,6 @@
 """The kernel's own view of an image against the tar it was made from: every file's metadata and content.
 
-Here the host's kernel is asked, about images that the test itself made. ``image_listing.SCRIPT`` asks the same of a guest's.
+Here the host's kernel is asked, about images that the test itself made; test_images_vm.py asks a guest's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.integration.image_listing import IMPLIED, expected, make_root_tar
 
 from hyper.images.layers.build import Layer, build_disk
@@ -38,7 +37,9 @@ def test_the_kernel_sees_what_the_tar_says(root_tar: Path, tmp_path: Path) -> No
         pytest.skip("mounting EROFS needs root and a kernel that has it")
     image = tmp_path / "image.erofs"
     descriptor = os.open(image, os.O_RDWR | os.O_CREAT, 0o600)
-    build_disk([Layer(root_tar, "", False)], descriptor, tmp_path, Budget(ImageLimits(), tmp_path), lambda number, count: None)
+    build_disk(
+        [Layer(root_tar, "", False)], descriptor, tmp_path, Budget(ImageLimits(), tmp_path), lambda number, count: None
+    )
     os.close(descriptor)
     mount_point = tmp_path / "mnt"
     mount_point.mkdir()
@@ -46,10 +47,14 @@ def test_the_kernel_sees_what_the_tar_says(root_tar: Path, tmp_path: Path) -> No
     command = ["unshare", "-m", "sh", "-c", script, "sh", image, mount_point, sys.executable, _LOOK, HERE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = {key: value for key, value in json.loads(done.stdout)}
+    found = dict(json.loads(done.stdout))
     implied = {repr(path) for path in IMPLIED}
     wanted = {repr(key): repr(value) for key, value in expected(root_tar).items()}
     # Directories that the tar only implies have no metadata there, and the root counts one of them.
-    differences = {key: (found.get(key), wanted.get(key)) for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)}
+    differences = {
+        key: (found.get(key), wanted.get(key))
+        for key in found.keys() | wanted.keys()
+        if found.get(key) != wanted.get(key)
+    }
     assert set(differences) - implied == {"b''"}
     assert found["b''"] == wanted["b''"].replace(", 4, 0,", ", 5, 0,", 1)

@@ -27,11 +27,15 @@ async def test_a_guests_kernel_sees_what_the_tar_says(tmp_path: Path) -> None:
     tar = make_root_tar(tmp_path / "root.tar", small_files=60)
     image = tmp_path / "image.erofs"
     descriptor = os.open(image, os.O_RDWR | os.O_CREAT, 0o600)
-    build_disk([Layer(tar, "", False)], descriptor, tmp_path, Budget(ImageLimits(), tmp_path), lambda number, count: None)
+    build_disk(
+        [Layer(tar, "", False)], descriptor, tmp_path, Budget(ImageLimits(), tmp_path), lambda number, count: None
+    )
     os.close(descriptor)
 
     root_id = f"test-{secrets.token_hex(4)}"
-    settings = QemuSettings(root_id=root_id, state_dir=tmp_path, runtime_dir=tmp_path, accelerator=AcceleratorChoice.TCG, qmp_timeout_s=20)
+    settings = QemuSettings(
+        root_id=root_id, state_dir=tmp_path, runtime_dir=tmp_path, accelerator=AcceleratorChoice.TCG, qmp_timeout_s=20
+    )
     identities = Identities(tmp_path / "uids", UidRange())
     driver = QemuHypervisor(settings, identities, lambda: kernel, answers)
     try:

@@ -84,7 +84,7 @@ class ImageStore:
         return store
 
     async def close(self) -> None:
-        """Wait until everything acknowledged is on stable storage."""
+        """Wait until everything acknowledged is on stable storage. To be called before the database is closed."""
         while self._syncing:
             await asyncio.wait(self._syncing)
 
@@ -177,7 +177,7 @@ class ImageStore:
             Layer(
                 self._layer_path(layer),
                 diff_id,
-                layer.digest == diff_id or known.get(layer.digest) == diff_id == layer.digest,
+                layer.digest == diff_id,
                 _layer_name(at, diff_id),
             )
             for at, (layer, diff_id) in enumerate(zip(image.layers, diff_ids, strict=True))

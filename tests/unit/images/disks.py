@@ -16,7 +16,9 @@ from hyper.images.limits import Budget, ImageLimits
 from hyper.oci import digest
 
 
-def build(tmp_path: Path, layers: list[bytes], limits: ImageLimits | None = None, name: str = "image.erofs") -> tuple[Path, BuiltDisk]:
+def build(
+    tmp_path: Path, layers: list[bytes], limits: ImageLimits | None = None, name: str = "image.erofs"
+) -> tuple[Path, BuiltDisk]:
     """One disk of uncompressed or compressed layers, lowest first."""
     sources = []
     for number, content in enumerate(layers):
@@ -26,7 +28,9 @@ def build(tmp_path: Path, layers: list[bytes], limits: ImageLimits | None = None
     image = tmp_path / name
     descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        built = build_disk(sources, descriptor, tmp_path, Budget(limits or ImageLimits(), tmp_path), lambda number, count: None)
+        built = build_disk(
+            sources, descriptor, tmp_path, Budget(limits or ImageLimits(), tmp_path), lambda number, count: None
+        )
     finally:
         os.close(descriptor)
     assert built.diff_ids == tuple(digest.of(content) for content in layers) or any(map(_compressed, layers))
@@ -35,7 +39,9 @@ def build(tmp_path: Path, layers: list[bytes], limits: ImageLimits | None = None
 
 def extract(image: Path, target: Path) -> dict[str, tuple[object, ...]]:
     """What fsck.erofs finds: path → (kind, mode, content or target, mtime in s)."""
-    done = subprocess.run(["fsck.erofs", f"--extract={target}", "--overwrite", image], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["fsck.erofs", f"--extract={target}", "--overwrite", image], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     found: dict[str, tuple[object, ...]] = {}
     for directory, names, files in os.walk(target):
@@ -54,12 +60,14 @@ def extract(image: Path, target: Path) -> dict[str, tuple[object, ...]]:
 
 
 def read_by_kernel(image: Path, mount_point: Path) -> dict[str, tuple[object, ...]]:
-    """What the host's kernel finds: path → (kind, mode, content or target, mtime in s). Only for images made by the test itself."""
+    """What the host's kernel finds: path → (kind, mode, content or target, mtime in s). Only for trusted images."""
     if os.geteuid() != 0 or "erofs" not in Path("/proc/filesystems").read_text():
         pytest.skip("mounting EROFS needs root and a kernel that has it")
     mount_point.mkdir(exist_ok=True)
     script = 'mount --make-rprivate / && mount -t erofs -o loop,ro "$1" "$2" && tar -C "$2" --hard-dereference -cf - .'
-    done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", image, mount_point], capture_output=True, check=True)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", image, mount_point], capture_output=True, check=True
+    )
     found: dict[str, tuple[object, ...]] = {}
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         for member in archive:

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 
 def header(
-    name: bytes, *, kind: bytes = b"0", size: int = 0, mode: int = 0o644, link: bytes = b"", prefix: bytes = b"", uid: int = 0,
-    mtime: int = 0, major: int = 0, minor: int = 0, size_field: bytes | None = None, magic: bytes = b"ustar\x0000",
+    name: bytes,
+    *,
+    kind: bytes = b"0",
+    size: int = 0,
+    mode: int = 0o644,
+    link: bytes = b"",
+    prefix: bytes = b"",
+    uid: int = 0,
+    mtime: int = 0,
+    major: int = 0,
+    minor: int = 0,
+    size_field: bytes | None = None,
+    magic: bytes = b"ustar\x0000",
 ) -> bytes:
     """One header record with a right checksum."""
     size_bytes = size_field if size_field is not None else b"%011o\0" % size

@@ -85,8 +85,10 @@ def blob(content: bytes, media_type: str, **members: object) -> tuple[dict[str, 
     return descriptor, (f"blobs/sha256/{name}", content)
 
 
-def oci_manifest(made: Made, stored: Sequence[bytes] | None = None, **members: object) -> tuple[dict[str, object], list[tuple[str, bytes]]]:
-    """A manifest descriptor and all files that it needs; ``stored``: the layers as they are in the archive (compressed, say)."""
+def oci_manifest(
+    made: Made, stored: Sequence[bytes] | None = None, **members: object
+) -> tuple[dict[str, object], list[tuple[str, bytes]]]:
+    """A manifest descriptor and all files that it needs; ``stored``: the layers as they are in the archive."""
     files = []
     config, file = blob(made.config, "application/vnd.oci.image.config.v1+json")
     files.append(file)
@@ -95,13 +97,20 @@ def oci_manifest(made: Made, stored: Sequence[bytes] | None = None, **members: o
         descriptor, file = blob(content, "application/vnd.oci.image.layer.v1.tar")
         layers.append(descriptor)
         files.append(file)
-    document = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": layers}
+    document = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config,
+        "layers": layers,
+    }
     descriptor, file = blob(json.dumps(document).encode(), "application/vnd.oci.image.manifest.v1+json", **members)
     return descriptor, [*files, file]
 
 
 def index_of(descriptors: Sequence[object]) -> bytes:
-    return json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": descriptors}).encode()
+    return json.dumps(
+        {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": descriptors}
+    ).encode()
 
 
 async def stream(content: bytes, chunk_bytes: int = 65_536) -> AsyncIterator[bytes]:

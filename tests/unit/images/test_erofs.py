@@ -24,7 +24,7 @@ GOLDEN_LAYERS = [
     entry(b"d/.wh.hard") + entry(b"new", b"n" * 5000, mtime=7) + END,
 ]
 GOLDEN = "f90e7ae822ba34d45f56fa0619bb9c7ceeeefdf550df5ce70e7fd961e661d0ba"
-"""Of the whole image. When it changes on purpose, change the format's name in layers/build.py too: disks are shared by their layers."""
+"""Of the whole image. When it changes on purpose, change ``_FORMAT`` in layers/build.py too."""
 
 
 def test_the_same_layers_give_the_same_bytes(tmp_path: Path) -> None:
@@ -32,7 +32,9 @@ def test_the_same_layers_give_the_same_bytes(tmp_path: Path) -> None:
     assert hashlib.sha256(image.read_bytes()).hexdigest() == GOLDEN
 
 
-@pytest.mark.parametrize("size", [0, 1, 4031, 4032, 4033, 4064, 4095, 4096, 4097, 8191, 8192, 12_000, 1 << 20, (1 << 20) + 5])
+@pytest.mark.parametrize(
+    "size", [0, 1, 4031, 4032, 4033, 4064, 4095, 4096, 4097, 8191, 8192, 12_000, 1 << 20, (1 << 20) + 5]
+)
 def test_file_sizes_around_block_borders(tmp_path: Path, size: int) -> None:
     content = os.urandom(size)
     image, _ = build(tmp_path, [entry(b"a", content) + entry(b"b", content)])
@@ -59,7 +61,9 @@ def test_symbolic_links_of_all_lengths(tmp_path: Path, length: int) -> None:
 def test_attributes_of_all_sizes_leave_the_data_whole(tmp_path: Path, size: int) -> None:
     content = os.urandom(6000)
     records = pax_record(b"SCHILY.xattr.user.big", b"v" * size)
-    image, _ = build(tmp_path, [pax(records) + entry(b"f", content) + pax(records) + header(b"d/", kind=b"5") + entry(b"d/g", b"g")])
+    image, _ = build(
+        tmp_path, [pax(records) + entry(b"f", content) + pax(records) + header(b"d/", kind=b"5") + entry(b"d/g", b"g")]
+    )
     extract(image, tmp_path / "out")
     assert (tmp_path / "out" / "f").read_bytes() == content
     assert (tmp_path / "out" / "d" / "g").read_bytes() == b"g"

@@ -17,15 +17,26 @@ from hyper.images.limits import ImageLimits
 
 _FILE = entry(b"file", b"content")
 _SMALL = ImageLimits(
-    uncompressed_bytes=8 << 20, expansion_free_bytes=1 << 20, expansion_ratio=50, entries=100, path_bytes=512, depth=20, xattr_bytes=1000,
-    metadata_bytes=1 << 20, sparse_file_bytes=1 << 30,
+    uncompressed_bytes=8 << 20,
+    expansion_free_bytes=1 << 20,
+    expansion_ratio=50,
+    entries=100,
+    path_bytes=512,
+    depth=20,
+    xattr_bytes=1000,
+    metadata_bytes=1 << 20,
+    sparse_file_bytes=1 << 30,
 )
 _BOMB = bytes(6 << 20)
 
 REFUSED = {
     "name climbs out of the root": (entry(b"../evil", b"x"), InvalidArgument, "outside of the image's root"),
     "name climbs out after going in": (entry(b"a/../../evil", b"x"), InvalidArgument, "outside of the image's root"),
-    "hard link to outside": (header(b"evil", kind=b"1", link=b"../../etc/shadow"), InvalidArgument, "outside of the image's root"),
+    "hard link to outside": (
+        header(b"evil", kind=b"1", link=b"../../etc/shadow"),
+        InvalidArgument,
+        "outside of the image's root",
+    ),
     "hard link to nothing": (header(b"evil", kind=b"1", link=b"missing"), InvalidArgument, "which no layer has"),
     "hard links to each other": (
         header(b"a", kind=b"1", link=b"b") + header(b"b", kind=b"1", link=b"a"),
@@ -46,7 +57,11 @@ REFUSED = {
     "file in place of the root": (entry(b"./", b"x", kind=b"0"), InvalidArgument, "replace the root"),
     "truncated in a body": (header(b"f", size=5000) + b"short", InvalidArgument, "truncated"),
     "truncated in a header": (_FILE + b"\1" * 100, InvalidArgument, "truncated"),
-    "size far beyond the data": (header(b"f", size_field=b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7), InvalidArgument, "truncated"),
+    "size far beyond the data": (
+        header(b"f", size_field=b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7),
+        InvalidArgument,
+        "truncated",
+    ),
     "negative size": (header(b"f", size_field=b"\xff" * 12), InvalidArgument, "negative"),
     "size that is no number": (header(b"f", size_field=b"0x0000000ff\0"), InvalidArgument, "not a number"),
     "wrong checksum": (b"x" + _FILE[1:], InvalidArgument, "checksum"),
@@ -64,14 +79,30 @@ REFUSED = {
     "PAX size that is no number": (pax(pax_record(b"size", b"-1")) + _FILE, InvalidArgument, "not a number"),
     "PAX header at the end": (pax(pax_record(b"path", b"x")) + END, InvalidArgument, "ends after an extension header"),
     "huge PAX header": (header(b"x", kind=b"x", size=2 << 20), InvalidArgument, "extension header"),
-    "endless long names": (b"".join(entry(b"L", b"n" * 4096, kind=b"L") for _ in range(400)), InvalidArgument, "extension header"),
+    "endless long names": (
+        b"".join(entry(b"L", b"n" * 4096, kind=b"L") for _ in range(400)),
+        InvalidArgument,
+        "extension header",
+    ),
     "owner beyond 32 bits": (pax(pax_record(b"uid", b"4294967296")) + _FILE, InvalidArgument, "32 bits"),
-    "xattrs over the limit": (pax(pax_record(b"SCHILY.xattr.user.a", b"v" * 2000)) + _FILE, InvalidArgument, "extended attributes"),
-    "device number unknown to Linux": (header(b"d", kind=b"3", major=5000), InvalidArgument, "number Linux does not know"),
+    "xattrs over the limit": (
+        pax(pax_record(b"SCHILY.xattr.user.a", b"v" * 2000)) + _FILE,
+        InvalidArgument,
+        "extended attributes",
+    ),
+    "device number unknown to Linux": (
+        header(b"d", kind=b"3", major=5000),
+        InvalidArgument,
+        "number Linux does not know",
+    ),
     "whiteout of nothing": (entry(b".wh."), InvalidArgument, "invalid whiteout"),
     "whiteout of the parent": (entry(b"a/.wh..."), InvalidArgument, "invalid whiteout"),
     "symbolic link without a target": (header(b"l", kind=b"2"), InvalidArgument, "empty or overlong"),
-    "too many entries": (b"".join(header(b"f%d" % number) for number in range(101)), ResourceExhausted, "more than 100 files"),
+    "too many entries": (
+        b"".join(header(b"f%d" % number) for number in range(101)),
+        ResourceExhausted,
+        "more than 100 files",
+    ),
     "too many implied directories": (
         b"".join(header(b"/".join(b"%d" % (number + at) for at in range(15))) for number in range(20)),
         ResourceExhausted,
@@ -115,11 +146,23 @@ def test_refused_with_a_clear_error(case: str, tmp_path: Path) -> None:
 
 
 ACCEPTED = {
-    "absolute name is below the root": (entry(b"/etc/x", b"1"), {"etc": ("directory", 0o755), "etc/x": ("file", 0o644, "1")}),
-    "dots inside a name are resolved": (entry(b"./a//b/../c", b"1"), {"a": ("directory", 0o755), "a/c": ("file", 0o644, "1")}),
+    "absolute name is below the root": (
+        entry(b"/etc/x", b"1"),
+        {"etc": ("directory", 0o755), "etc/x": ("file", 0o644, "1")},
+    ),
+    "dots inside a name are resolved": (
+        entry(b"./a//b/../c", b"1"),
+        {"a": ("directory", 0o755), "a/c": ("file", 0o644, "1")},
+    ),
     "the last duplicate wins": (entry(b"f", b"1") + entry(b"f", b"2"), {"f": ("file", 0o644, "2")}),
-    "a file replaces a directory": (header(b"f/", kind=b"5") + entry(b"f/x", b"1") + entry(b"f", b"2"), {"f": ("file", 0o644, "2")}),
-    "a symbolic link may point anywhere": (header(b"l", kind=b"2", link=b"/../../etc"), {"l": ("symlink", 0o777, "/../../etc")}),
+    "a file replaces a directory": (
+        header(b"f/", kind=b"5") + entry(b"f/x", b"1") + entry(b"f", b"2"),
+        {"f": ("file", 0o644, "2")},
+    ),
+    "a symbolic link may point anywhere": (
+        header(b"l", kind=b"2", link=b"/../../etc"),
+        {"l": ("symlink", 0o777, "/../../etc")},
+    ),
     "a parent link is followed inside the root": (
         header(b"lib", kind=b"2", link=b"../../usr/lib") + entry(b"lib/x", b"1"),
         {
@@ -133,7 +176,10 @@ ACCEPTED = {
     "one zero record as end mark": (entry(b"f", b"1") + bytes(512), {"f": ("file", 0o644, "1")}),
     "an empty layer": (END, {}),
     "V7 directory": (header(b"d/", kind=b"\0", magic=bytes(8), mode=0o755), {"d": ("directory", 0o755)}),
-    "ustar prefix": (entry(b"f", b"1", prefix=b"p/q"), {"p": ("directory", 0o755), "p/q": ("directory", 0o755), "p/q/f": ("file", 0o644, "1")}),
+    "ustar prefix": (
+        entry(b"f", b"1", prefix=b"p/q"),
+        {"p": ("directory", 0o755), "p/q": ("directory", 0o755), "p/q/f": ("file", 0o644, "1")},
+    ),
     "zeros after gzip": (gzip.compress(entry(b"f", b"1") + END) + bytes(512), {"f": ("file", 0o644, "1")}),
     "two gzip members": (gzip.compress(entry(b"f", b"1")) + gzip.compress(END), {"f": ("file", 0o644, "1")}),
     "two zstd frames and a skippable one": (

@@ -46,7 +46,11 @@ async def reopened(store: ImageStore, tmp_path: Path) -> ImageStore:
 @pytest.mark.parametrize("manifest_first", [True, False])
 async def test_load_of_a_docker_archive(store: ImageStore, tmp_path: Path, manifest_first: bool) -> None:
     loaded = await load(store, docker_archive({"one:latest": ONE, "two:v1,two:v2": TWO}, manifest_first=manifest_first))
-    assert [line for item in loaded for line in item.messages] == ["Loaded image: one:latest", "Loaded image: two:v1", "Loaded image: two:v2"]
+    assert [line for item in loaded for line in item.messages] == [
+        "Loaded image: one:latest",
+        "Loaded image: two:v1",
+        "Loaded image: two:v2",
+    ]
     two = store.resolve("two:v2")
     assert two.id == TWO.id
     assert two.config.container_config.cmd_words == ["two"]
@@ -65,7 +69,9 @@ async def test_an_unnamed_image_is_reported_by_its_id(store: ImageStore) -> None
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
 async def test_compressed_archives_and_layers(store: ImageStore, compress: object) -> None:
     assert callable(compress)
-    descriptor, files = oci_manifest(TWO, [compress(item) for item in TWO.layers], annotations={"io.containerd.image.name": "docker.io/library/x:1"})
+    descriptor, files = oci_manifest(
+        TWO, [compress(item) for item in TWO.layers], annotations={"io.containerd.image.name": "docker.io/library/x:1"}
+    )
     (loaded,) = await load(store, compress(tar([*files, ("index.json", index_of([descriptor]))])))
     assert loaded == LoadedImage(TWO.id, ("docker.io/library/x:1",))
 
@@ -75,9 +81,15 @@ async def test_an_oci_index_gives_the_image_for_this_platform(store: ImageStore)
     ours, our_files = oci_manifest(ONE, platform={"os": "linux", "architecture": "amd64"})
     theirs, their_files = oci_manifest(other, platform={"os": "linux", "architecture": "s390x"})
     attestation, attestation_files = oci_manifest(
-        image(layer({"proof": b""})), platform={"os": "unknown", "architecture": "unknown"}, annotations={"vnd.docker.reference.type": "attestation-manifest"}
+        image(layer({"proof": b""})),
+        platform={"os": "unknown", "architecture": "unknown"},
+        annotations={"vnd.docker.reference.type": "attestation-manifest"},
     )
-    nested, nested_file = blob(index_of([theirs, attestation, ours]), "application/vnd.oci.image.index.v1+json", annotations={"org.opencontainers.image.ref.name": "reg.example.com/a:b"})
+    nested, nested_file = blob(
+        index_of([theirs, attestation, ours]),
+        "application/vnd.oci.image.index.v1+json",
+        annotations={"org.opencontainers.image.ref.name": "reg.example.com/a:b"},
+    )
     archive = tar([("index.json", index_of([nested])), *their_files, *our_files, *attestation_files, nested_file])
     assert await load(store, archive) == [LoadedImage(ONE.id, ("reg.example.com/a:b",))]
     assert len(store.list()) == 1
@@ -85,7 +97,9 @@ async def test_an_oci_index_gives_the_image_for_this_platform(store: ImageStore)
 
 async def test_a_layer_may_be_a_link_to_another(store: ImageStore) -> None:
     files = [("a/layer.tar", BASE), ("c.json", image(BASE, BASE).config)]
-    manifest = json.dumps([{"Config": "c.json", "RepoTags": ["a:b"], "Layers": ["a/layer.tar", "b/layer.tar"]}]).encode()
+    manifest = json.dumps(
+        [{"Config": "c.json", "RepoTags": ["a:b"], "Layers": ["a/layer.tar", "b/layer.tar"]}]
+    ).encode()
     archive = tar([*files, ("manifest.json", manifest)], {"b/layer.tar": "../a/layer.tar"})
     assert (await load(store, archive))[0].references == ("docker.io/library/a:b",)
 
@@ -115,12 +129,28 @@ def _bad_archives() -> dict[str, tuple[bytes, type[HyperError], str]]:
         "empty": (b"", InvalidArgument, "neither a manifest.json"),
         "something else": (b"hello world" * 100, InvalidArgument, "not a sound tar archive"),
         "a root file system": (BASE, InvalidArgument, "docker import"),
-        "layer unlike its diff ID": (docker_archive({"a:1": wrong}), DataLoss, "does not match the image's configuration"),
-        "blob unlike its name": (tar([*damaged, ("index.json", index_of([descriptor]))]), DataLoss, "does not match its digest"),
+        "layer unlike its diff ID": (
+            docker_archive({"a:1": wrong}),
+            DataLoss,
+            "does not match the image's configuration",
+        ),
+        "blob unlike its name": (
+            tar([*damaged, ("index.json", index_of([descriptor]))]),
+            DataLoss,
+            "does not match its digest",
+        ),
         "bad JSON": (tar([("manifest.json", b"{")]), InvalidArgument, "manifest.json is not valid"),
-        "missing configuration": (manifest([{"Config": "x.json", "Layers": []}]), InvalidArgument, "missing from the archive"),
+        "missing configuration": (
+            manifest([{"Config": "x.json", "Layers": []}]),
+            InvalidArgument,
+            "missing from the archive",
+        ),
         "path to outside": (manifest([{"Config": "../../etc/passwd", "Layers": []}]), InvalidArgument, "outside"),
-        "wrong number of layers": (docker_archive({"a:1": Made(TWO.config, (BASE,))}), InvalidArgument, "layers length mismatch: expected 2, got 1"),
+        "wrong number of layers": (
+            docker_archive({"a:1": Made(TWO.config, (BASE,))}),
+            InvalidArgument,
+            "layers length mismatch: expected 2, got 1",
+        ),
         "bad name": (docker_archive({"Bad:1": ONE}), InvalidArgument, "must be lowercase"),
         "links in a loop": (
             tar([("manifest.json", b'[{"Config":"a","Layers":[]}]')], {"a": "b", "b": "a"}),
@@ -205,7 +235,9 @@ async def test_an_image_not_synced_before_a_power_loss_is_dropped_whole(store: I
     await load(store, docker_archive({"a:1": ONE}))
     await store.close()
     database = Database(tmp_path / "state.db")
-    database.connection.execute("INSERT INTO unsynced_files VALUES ('disk', ?, 'another boot')", (store.resolve("a:1").disk_ids[0],))
+    database.connection.execute(
+        "INSERT INTO unsynced_files VALUES ('disk', ?, 'another boot')", (store.resolve("a:1").disk_ids[0],)
+    )
     again = await ImageStore.open(tmp_path, database)
     assert again.list() == []
     assert files_below(tmp_path / "images") == set()
@@ -217,7 +249,15 @@ async def test_an_image_not_synced_before_a_power_loss_is_dropped_whole(store: I
 async def test_resolve_by_name_id_and_prefix(store: ImageStore) -> None:
     await load(store, docker_archive({"one:latest": ONE, "two:v1": TWO}))
     hexadecimal = ONE.id.removeprefix("sha256:")
-    for name in ("one", "one:latest", "docker.io/library/one", ONE.id, hexadecimal, hexadecimal[:12], f"sha256:{hexadecimal[:8]}"):
+    for name in (
+        "one",
+        "one:latest",
+        "docker.io/library/one",
+        ONE.id,
+        hexadecimal,
+        hexadecimal[:12],
+        f"sha256:{hexadecimal[:8]}",
+    ):
         assert store.resolve(name).id == ONE.id
 
 
@@ -271,7 +311,9 @@ TWO_BASE = json.loads(TWO.config)["rootfs"]["diff_ids"][0]
 
 async def test_removing_one_of_several_names_only_untags(store: ImageStore) -> None:
     await load(store, docker_archive({"a:1,b:1": ONE}))
-    assert list(store.remove("a:1", force=False, in_use=lambda image_id: [ImageUser("c" * 64, True)])) == [Removal(untagged="a:1")]
+    assert list(store.remove("a:1", force=False, in_use=lambda image_id: [ImageUser("c" * 64, True)])) == [
+        Removal(untagged="a:1")
+    ]
     assert store.resolve("b:1").id == ONE.id
 
 
@@ -286,13 +328,39 @@ async def test_removal_keeps_what_another_image_shares(store: ImageStore) -> Non
     ("names", "by", "users", "force", "words"),
     [
         ("a:1,b:1", "id", [], False, "(must be forced) - image is referenced in multiple repositories"),
-        ("a:1", "id", [ImageUser("c" * 64, False)], False, "(must be forced) - image is being used by stopped container cccccccccccc"),
-        ("a:1", "id", [ImageUser("c" * 64, True)], True, "(cannot be forced) - image is being used by running container cccccccccccc"),
-        ("a:1", "name", [ImageUser("c" * 64, False)], False, 'unable to remove repository reference "a:1" (must force) - container cccccccccccc'),
-        ("a:1", "name", [ImageUser("c" * 64, True)], True, "(cannot be forced) - image is being used by running container"),
+        (
+            "a:1",
+            "id",
+            [ImageUser("c" * 64, False)],
+            False,
+            "(must be forced) - image is being used by stopped container cccccccccccc",
+        ),
+        (
+            "a:1",
+            "id",
+            [ImageUser("c" * 64, True)],
+            True,
+            "(cannot be forced) - image is being used by running container cccccccccccc",
+        ),
+        (
+            "a:1",
+            "name",
+            [ImageUser("c" * 64, False)],
+            False,
+            'unable to remove repository reference "a:1" (must force) - container cccccccccccc',
+        ),
+        (
+            "a:1",
+            "name",
+            [ImageUser("c" * 64, True)],
+            True,
+            "(cannot be forced) - image is being used by running container",
+        ),
     ],
 )
-async def test_removal_conflicts_in_dockers_words(store: ImageStore, names: str, by: str, users: list[ImageUser], force: bool, words: str) -> None:
+async def test_removal_conflicts_in_dockers_words(
+    store: ImageStore, names: str, by: str, users: list[ImageUser], force: bool, words: str
+) -> None:
     await load(store, docker_archive({names: ONE}))
     before = store.resolve(ONE.id).references
     with pytest.raises(Conflict) as caught:
@@ -326,7 +394,11 @@ async def test_a_leased_disk_outlives_its_image(store: ImageStore, tmp_path: Pat
 
 async def test_import_makes_an_image_of_a_root_tar(store: ImageStore, tmp_path: Path) -> None:
     made = await store.import_root(
-        stream(gzip.compress(BASE)), reference="root:1", changes=['CMD ["x"]', "ENV A=1"], message="why", platform="linux/amd64"
+        stream(gzip.compress(BASE)),
+        reference="root:1",
+        changes=['CMD ["x"]', "ENV A=1"],
+        message="why",
+        platform="linux/amd64",
     )
     assert store.resolve("root:1") == made
     assert made.config.container_config.cmd_words == ["x"]

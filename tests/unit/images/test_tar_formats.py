@@ -51,7 +51,9 @@ def tree(tmp_path: Path) -> Path:
     ids=" ".join,
 )
 def test_gnu_tar(tree: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
-    made = subprocess.run(["tar", *options, "--sort=name", "-cf", "-", "-C", tree, "."], capture_output=True, check=True)
+    made = subprocess.run(
+        ["tar", *options, "--sort=name", "-cf", "-", "-C", tree, "."], capture_output=True, check=True
+    )
     image, _ = build(tmp_path, [made.stdout])
     # The kernel is asked, because fsck.erofs 1.5 leaves holes out when it extracts.
     found = read_by_kernel(image, tmp_path / "mnt")

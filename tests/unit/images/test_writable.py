@@ -1,4 +1,5 @@
 import asyncio
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -9,19 +10,23 @@ from hyper.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Not
 from hyper.images.writable import WritableDisks
 
 
+def _tool(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 async def test_a_clone_is_a_sound_empty_file_system_that_costs_little(tmp_path: Path) -> None:
     disks = await WritableDisks.open(tmp_path)
     path = await disks.create("c1")
     assert path.stat().st_size == 16 << 30
     assert path.stat().st_blocks * 512 <= 1 << 20
-    subprocess.run(["e2fsck", "-fn", path], check=True, capture_output=True)
+    _tool("e2fsck", "-fn", path)
 
 
 async def test_the_guest_has_nothing_to_initialise(tmp_path: Path) -> None:
     """Else its kernel would fill the inode tables in the background, hundreds of megabytes per container."""
     disks = await WritableDisks.open(tmp_path)
     path = await disks.create("c1", 1 << 30)
-    groups = subprocess.run(["dumpe2fs", path], check=True, capture_output=True, text=True).stdout
+    groups = _tool("dumpe2fs", path)
     assert groups.count("ITABLE_ZEROED") == len(re.findall(r"\nGroup \d", groups)) > 0
 
 
@@ -68,7 +73,7 @@ async def test_half_made_files_are_cleared_when_opening(tmp_path: Path) -> None:
     (tmp_path / "writable-templates" / ".new-2").touch()
     disks = await WritableDisks.open(tmp_path)
     assert disks.list() == []
-    assert not list(tmp_path.glob("*/.new-*"))
+    assert not any(".new-" in name for name in os.listdir(tmp_path / "writable-templates"))
 
 
 async def test_a_missing_mke2fs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

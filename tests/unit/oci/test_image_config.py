@@ -5,7 +5,9 @@ from hyper.oci import digest, image_config
 
 
 def test_unknown_members_keep_their_bytes_and_so_the_id() -> None:
-    raw = b'{"os":"linux","future":{"x":1},"rootfs":{"type":"layers","diff_ids":[]},"config":{"Cmd":null,"Env":["A=1"]}}'
+    raw = (
+        b'{"os":"linux","future":{"x":1},"rootfs":{"type":"layers","diff_ids":[]},"config":{"Cmd":null,"Env":["A=1"]}}'
+    )
     config = image_config.decode(raw)
     assert config.raw == raw
     assert config.id == digest.of(raw)
@@ -19,7 +21,14 @@ def test_single_string_commands_of_old_images_are_read() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"[]", b'{"os":"windows"}', b'{"rootfs":{"diff_ids":["sha256:zz"]}}', b'{"created":"yesterday"}', b"[" * 100_000],
+    [
+        b"",
+        b"[]",
+        b'{"os":"windows"}',
+        b'{"rootfs":{"diff_ids":["sha256:zz"]}}',
+        b'{"created":"yesterday"}',
+        b"[" * 100_000,
+    ],
 )
 def test_bad_configurations_are_refused(raw: bytes) -> None:
     with pytest.raises(InvalidArgument):
@@ -41,7 +50,9 @@ def test_times_are_read(text: str, time_ns: int) -> None:
 
 
 def test_times_survive_a_round_trip() -> None:
-    assert image_config.parse_time_ns(image_config.format_time_ns(1_706_702_400_123_456_789)) == 1_706_702_400_123_456_789
+    assert (
+        image_config.parse_time_ns(image_config.format_time_ns(1_706_702_400_123_456_789)) == 1_706_702_400_123_456_789
+    )
 
 
 def test_chain_id_hashes_the_chain_below() -> None:

@@ -92,6 +92,10 @@ class HostProcess:
         self._task: asyncio.Task[None] | None = None
 
     @property
+    def started(self) -> bool:
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
@@ -280,7 +284,7 @@ class HostContainers:
                 self._drop(managed)
             raise
         managed.process = process
-        managed.set_state(status=Status.RUNNING, pid=process.pid, started_ns=time.time_ns(), finished_ns=0)
+        managed.set_state(status=Status.RUNNING, pid=process.pid, started_ns=time.time_ns(), finished_ns=0, exit_code=0)
         managed.snapshot = msgspec.structs.replace(
             managed.snapshot, networks=(NetworkAttachment(network="bridge", address="192.0.2.2", prefix_length=24),)
         )
@@ -528,7 +532,7 @@ class HostExecs:
 
     async def close(self) -> None:
         for process in self._processes.values():
-            if not process.ended.done():
+            if process.started and not process.ended.done():
                 process.signal(signals.SIGKILL)
         if self._tasks:
             await asyncio.wait(set(self._tasks))

@@ -151,14 +151,17 @@ def test_a_cidfile_holds_the_id(door: Door, tmp_path: Path) -> None:
 
 
 def test_a_stalled_client_does_not_hold_up_another_container(door: Door) -> None:
-    with door.name() as stalled, door.name() as other:
-        with door.popen("run", "--name", stalled, "busybox", "yes", stdout=subprocess.PIPE) as blocked:
-            assert blocked.stdout is not None
-            blocked.stdout.read(10)  # it runs; from here on nobody reads
-            assert door.out("run", "--name", other, "busybox", "echo", "free") == "free"
-            assert door.out("logs", other) == "free"
-            killer = threading.Thread(target=lambda: door.docker("rm", "-f", stalled))
-            killer.start()
-            while blocked.stdout.read(1 << 20):
-                pass
-            killer.join()
+    with (
+        door.name() as stalled,
+        door.name() as other,
+        door.popen("run", "--name", stalled, "busybox", "yes", stdout=subprocess.PIPE) as blocked,
+    ):
+        assert blocked.stdout is not None
+        blocked.stdout.read(10)  # it runs; from here on nobody reads
+        assert door.out("run", "--name", other, "busybox", "echo", "free") == "free"
+        assert door.out("logs", other) == "free"
+        killer = threading.Thread(target=lambda: door.docker("rm", "-f", stalled))
+        killer.start()
+        while blocked.stdout.read(1 << 20):
+            pass
+        killer.join()

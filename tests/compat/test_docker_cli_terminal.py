@@ -36,7 +36,7 @@ class Terminal:
         for name in ("PATH", "DOCKER_HOST", "DOCKER_CONFIG", "HOME"):
             self.type(f"export {name}={shlex.quote(door.environment.get(name, '/root'))}\n")
         self.type("PS1='host> '; clear\n")
-        self.expect(r"host> $")
+        self.expect(r"host>$")
 
     def tmux(self, *arguments: str) -> str:
         result = subprocess.run(["tmux", "-L", self._label, *arguments], capture_output=True, text=True, check=True)

@@ -18,12 +18,19 @@ def hijack(
     """``detach_keys`` None: not looked for (Docker does so only on a terminal)."""
 
     async def run(raw: RawConnection) -> None:
-        try:
-            await _join(raw, attachment, multiplexed=multiplexed, stdin=stdin, detach_keys=detach_keys)
-        finally:
-            await attachment.close()
+        await join(raw, attachment, multiplexed=multiplexed, stdin=stdin, detach_keys=detach_keys)
 
     return HijackResponse(run, attachment.close, framing.media_type(multiplexed=multiplexed, version=version))
+
+
+async def join(
+    raw: RawConnection, attachment: Attachment, *, multiplexed: bool, stdin: bool, detach_keys: bytes | None
+) -> None:
+    """Both directions; closes the attachment however it ends."""
+    try:
+        await _join(raw, attachment, multiplexed=multiplexed, stdin=stdin, detach_keys=detach_keys)
+    finally:
+        await attachment.close()
 
 
 async def _join(

@@ -12,10 +12,9 @@ from hyper.api.docker.create_body import Int64, Words
 from hyper.api.docker.launch_errors import exec_failure_text, launch_error
 from hyper.api.docker.router import Route
 from hyper.api.docker.routes.containers import window_size
-from hyper.api.docker.versions import Version
 from hyper.api.http.messages import HijackResponse, RawConnection, Response
-from hyper.engine.model import ExecConfig
-from hyper.errors import HyperError, InvalidArgument
+from hyper.engine.model import Exec, ExecConfig, Status
+from hyper.errors import Conflict, HyperError, InvalidArgument
 
 Cells = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -79,42 +78,52 @@ async def create(call: Call) -> Response:
 async def start(call: Call) -> Response | HijackResponse:
     body = await call.json(StartBody, required=False)
     exec_ = call.engine.execs.get(call.params["id"])
+    _check_startable(call, exec_)
     size = (0, 0)
     if body.tty and call.at_least(1, 42):
         size = (int(body.console_size[0]), int(body.console_size[1]))
+    if not body.detach:
+        return _attached(call, exec_, multiplexed=not body.tty, size=size)
     try:
-        attachment = await call.engine.execs.start(exec_.id, detach=body.detach, console_size=size)
+        await call.engine.execs.start(exec_.id, detach=True, console_size=size)
     except HyperError as error:
-        program = exec_.config.command[0]
-        # Only an exec that was really tried has an exit code; everything else failed before.
-        tried = call.engine.execs.get(exec_.id).exit_code is not None
-        if not tried or (text := exec_failure_text(error, program)) is None:
-            raise
-        if body.detach:
-            raise (launch_error(error, program) or error) from error
-        return _failed(text, version=call.version, multiplexed=not body.tty)
-    if attachment is None:
-        return Response(200)
-    return streams.hijack(
-        attachment,
-        version=call.version,
-        multiplexed=not body.tty,
-        stdin=exec_.config.attach_stdin,
-        detach_keys=detach_keys.parse(exec_.config.detach_keys) if exec_.config.tty else None,
-    )
+        raise (launch_error(error, exec_.config.command[0]) or error) from error
+    return Response(200)
 
 
-def _failed(text: str, *, version: Version, multiplexed: bool) -> HijackResponse:
-    """Docker has answered 101 by the time it knows; the client reads the reason as output and the code from inspect."""
-    data = f"{text}\r\n".encode()
+def _check_startable(call: Call, exec_: Exec) -> None:
+    """What can be told with a status of its own: later the connection is no longer HTTP."""
+    if exec_.running or exec_.exit_code is not None:
+        raise Conflict(f"exec {exec_.id} has been started before: create a new one")
+    status = call.engine.containers.get(exec_.container_id).state.status
+    if status is Status.PAUSED:
+        raise Conflict(f"container {exec_.container_id} is paused, unpause the container before exec")
+    if status is not Status.RUNNING:
+        raise Conflict(f"container {exec_.container_id} is not running")
+
+
+def _attached(call: Call, exec_: Exec, *, multiplexed: bool, size: tuple[int, int]) -> HijackResponse:
+    """The process starts only after the head has gone out, as with Docker's own engine: some clients (docker-py) lose
+    output that
+    arrives together with the head. What goes wrong from there on is told in the output."""
+    config = exec_.config
 
     async def run(raw: RawConnection) -> None:
-        await raw.write(framing.header("stdout", len(data)) + data if multiplexed else data)
+        try:
+            attachment = await call.engine.execs.start(exec_.id, detach=False, console_size=size)
+        except HyperError as error:
+            data = f"{exec_failure_text(error, config.command[0]) or error.message}\r\n".encode()
+            await raw.write(framing.header("stdout", len(data)) + data if multiplexed else data)
+            return
+        if attachment is None:
+            return
+        keys = detach_keys.parse(config.detach_keys) if config.tty else None
+        await streams.join(raw, attachment, multiplexed=multiplexed, stdin=config.attach_stdin, detach_keys=keys)
 
     async def nothing() -> None:
         return None
 
-    return HijackResponse(run, nothing, framing.media_type(multiplexed=multiplexed, version=version))
+    return HijackResponse(run, nothing, framing.media_type(multiplexed=multiplexed, version=call.version))
 
 
 async def resize(call: Call) -> Response:

@@ -42,6 +42,7 @@ class Process:
         if ends:
             self.ended.set()
         self.typed = b""
+        self.heard = asyncio.Event()
         self.finished = False
         self.closed = False
 
@@ -56,6 +57,7 @@ class Process:
 
     async def write(self, data: bytes) -> None:
         self.typed += data
+        self.heard.set()
 
     async def finish(self) -> None:
         self.finished = True
@@ -83,8 +85,8 @@ async def test_the_end_of_input_ends_stdin_and_output_goes_on() -> None:
 async def test_the_end_of_input_does_not_end_a_terminal() -> None:
     pipe, process = Pipe(b"x"), Process(tty=True, ends=False)
     joining = asyncio.create_task(streams.join(pipe, process, multiplexed=False, stdin=True, detach_keys=b"\x10\x11"))
-    while not process.typed:
-        await asyncio.sleep(0)
+    await process.heard.wait()
+    await asyncio.sleep(0)  # the end of input comes next
     assert not process.finished
     process.ended.set()
     await joining

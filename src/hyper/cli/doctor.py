@@ -13,6 +13,7 @@ import resource
 import shutil
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from hyper.cli import human, output
@@ -30,6 +31,7 @@ DATA_ROOT = "/var/lib/hyper"
 LOW_SPACE_BYTES, NO_SPACE_BYTES = 10_000_000_000, 1_000_000_000
 LOW_MEMORY_BYTES = 1 << 30
 OPEN_FILES = 4096
+TRYING_S = 20
 OLDEST_QEMU = (7, 2)
 
 CAPABILITIES = {12: "NET_ADMIN", 21: "SYS_ADMIN", 6: "SETGID", 7: "SETUID", 5: "KILL", 0: "CHOWN"}
@@ -177,7 +179,7 @@ def open_files() -> Finding:
 
 def engine_findings(session: Session) -> Iterator[Finding]:
     try:
-        found = session.engine.object("GET", "/hyper/info")
+        found = _info_after_trying(session)
     except HyperError as error:
         yield Finding("engine", FAIL, error.message)
         yield space(DATA_ROOT)
@@ -193,8 +195,20 @@ def engine_findings(session: Session) -> Iterator[Finding]:
         yield Finding("engine", WARN, str(warning))
 
 
+def _info_after_trying(session: Session) -> dict[str, Any]:
+    """The engine's information; on its first start it tries KVM with a guest, which is worth waiting for."""
+    deadline = time.monotonic() + TRYING_S
+    while True:
+        found = session.engine.object("GET", "/hyper/info")
+        if found["accelerator"] or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
+
 def kvm(found: dict[str, Any], *, exists: Callable[[str], bool] = os.path.exists) -> Finding:
     reason = str(found["accelerator_reason"])
+    if not found["accelerator"]:
+        return Finding("KVM", WARN, f"not tried to the end within {TRYING_S} s", "ask again, and look at hyperd's log")
     if found["accelerator"] == "kvm":
         return Finding("KVM", OK, reason or "a guest was booted with it")
     advice = "guests are emulated: many times slower, and no security boundary in QEMU's own words"

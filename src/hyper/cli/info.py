@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from hyper.cli.main import Session
 
 
+STILL_TRYING = "being tried with a guest at the moment; ask again in some seconds"
+
+
 def info(session: Session, arguments: Sequence[str]) -> int:
     parsed = parse(
         "info",
@@ -36,13 +39,18 @@ def info(session: Session, arguments: Sequence[str]) -> int:
     return 0
 
 
+def accelerator(found: dict[str, Any]) -> str:
+    """Which one, and why; the engine needs seconds to find out the first time, by booting a guest."""
+    return f"{found['accelerator']}: {found['accelerator_reason']}" if found["accelerator"] else STILL_TRYING
+
+
 def describe(found: dict[str, Any], version: dict[str, Any]) -> str:
     default_cpus = found["default_cpus"]
     rows = [
         ("Engine", f"Hyper {version.get('Version', '')}, API {version.get('ApiVersion', '')}"),
         ("Host kernel", str(version.get("KernelVersion", ""))),
-        ("Hypervisor", f"{found['hypervisor']} {found['hypervisor_version']}"),
-        ("Accelerator", f"{found['accelerator']}: {found['accelerator_reason']}"),
+        ("Hypervisor", f"{found['hypervisor']} {found['hypervisor_version']}".strip() or STILL_TRYING),
+        ("Accelerator", accelerator(found)),
         ("Guest kernel", f"{found['kernel_release']} ({found['kernel_kind']}, {found['kernel_path']})"),
         ("Agent", str(found["agent_version"])),
         ("Template", str(found["template"]) or "none: every VM boots"),

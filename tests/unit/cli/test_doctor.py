@@ -25,6 +25,7 @@ def test_kvm_that_exists_and_does_not_work_is_explained() -> None:
     assert line.startswith("warn  KVM          not used, /dev/kvm: the test guest did not boot within 5 s: ")
     assert "no /dev/kvm" in doctor.kvm(info, exists=lambda path: False).text
     assert doctor.kvm({"accelerator": "kvm", "accelerator_reason": "booted"}).verdict == "ok"
+    assert "not tried to the end" in doctor.kvm({"accelerator": "", "accelerator_reason": ""}).text
 
 
 def test_missing_qemu_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from hyper.hypervisors.base import Hypervisor, KernelImage, MachineSpec, Vmm
 from hyper.hypervisors.fake import FakeHost, FakeHypervisor
 from hyper.hypervisors.qemu.driver import QemuHypervisor
 from hyper.hypervisors.qemu.settings import AcceleratorChoice, QemuSettings
+from hyper.system.cgroups import Cgroups
 from hyper.system.identities import Identities, UidRange
 
 MIB = 1 << 20
@@ -97,4 +98,5 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
     hypervisor = make()
     yield Rig(hypervisor, make, kill, identities, image, tmp_path)
     await hypervisor.reap_strays(frozenset())
+    Cgroups(settings.root_id).remove_group()
     identities.close()

@@ -31,7 +31,7 @@ def test_output_and_errors_arrive_on_their_own_streams(door: Door) -> None:
     [
         (("true",), 0),
         (("sh", "-c", "exit 7"), 7),
-        (("sh", "-c", "kill -9 $$"), 137),
+        (("sh", "-c", "sh -c 'kill -9 $$'; exit $?"), 137),
         (("nosuch",), 127),
         (("/etc/passwd",), 126),
     ],

@@ -131,5 +131,5 @@ def test_restart_keeps_the_writable_layer(hyperd: Hyperd) -> None:
         door.docker("run", "-d", "--name", name, "busybox", "sh", "-c", "echo x >> /count; sleep 60")
         door.docker("restart", "-t", "0", name)
         deadline_s = time.monotonic() + 20
-        while door.out("exec", name, "cat", "/count").split() != ["x", "x"]:
+        while door.docker("exec", name, "cat", "/count", check=False).stdout.split() != [b"x", b"x"]:
             assert time.monotonic() < deadline_s

@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import secrets
+import select
 import signal
 import struct
 import subprocess
@@ -174,12 +175,12 @@ class Screen:
 
     def expect(self, pattern: str) -> None:
         """Read on until what was not matched before matches."""
-        os.set_blocking(self.fd, False)
         deadline = time.monotonic() + 60
         while not (match := re.search(pattern.encode(), self.seen)):
             assert time.monotonic() < deadline, self.seen
-            with contextlib.suppress(BlockingIOError, OSError):
-                self.seen += os.read(self.fd, 65536)
+            if select.select([self.fd], [], [], 0.5)[0]:
+                with contextlib.suppress(OSError):  # the program has ended
+                    self.seen += os.read(self.fd, 65536)
         self.seen = self.seen[match.end() :]
 
     def wait(self) -> int:

@@ -211,12 +211,13 @@ def kvm(found: dict[str, Any], *, exists: Callable[[str], bool] = os.path.exists
         return Finding("KVM", WARN, f"not tried to the end within {TRYING_S} s", "ask again, and look at hyperd's log")
     if found["accelerator"] == "kvm":
         return Finding("KVM", OK, reason or "a guest was booted with it")
-    advice = "guests are emulated: many times slower, and no security boundary in QEMU's own words"
     if exists("/dev/kvm"):
+        advice = "guests run many times faster, and behind a real wall, on a host whose KVM can run them"
         return Finding("KVM", WARN, f"not used, {reason}", advice)
-    return Finding(
-        "KVM", WARN, "no /dev/kvm", f"turn virtualisation on in the firmware or use a host that has it; {advice}"
+    advice = (
+        "guests are emulated, which is slow and no security boundary; turn virtualisation on or use a host that has it"
     )
+    return Finding("KVM", WARN, "no /dev/kvm", advice)
 
 
 def space(folder: str) -> Finding:

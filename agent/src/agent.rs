@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// Read from the port before other descriptors get their turn.
 const PORT_BATCH_BYTES: usize = 512 * 1024;
+/// How long an acknowledgement waits for more bytes that it can cover as well.
+const SETTLE_MS: i32 = 1;
 const JOB_DEADLINE: Duration = Duration::from_secs(30);
 const MAX_LOG_BYTES: usize = 1_024;
 /// Log events are dropped while this much waits for the host.
@@ -84,6 +86,8 @@ pub enum Timer {
     Job(u64),
     /// A process that has ended still has open output, or its container still has processes.
     Drain(u64),
+    /// A process that was cloned or let go should have reported by now.
+    Starting(u64),
     Freeze(String),
     Shutdown(Ticket),
     PowerOff,
@@ -149,8 +153,14 @@ impl Agent {
         let mut ready = Vec::new();
         let mut port_has_more = true;
         loop {
-            let timeout = if port_has_more { 0 } else { self.timeout_ms() };
+            let mut timeout = if port_has_more { 0 } else { self.timeout_ms() };
+            if self.link.is_unsettled() {
+                timeout = if timeout < 0 { SETTLE_MS } else { timeout.min(SETTLE_MS) };
+            }
             self.epoll.wait(timeout, &mut ready).context(|| "epoll failed".into())?;
+            if ready.is_empty() && !port_has_more {
+                self.link.settle();
+            }
             for &(raw, events) in &ready {
                 match Token::unpack(raw) {
                     Token::Port => port_has_more = true,
@@ -380,6 +390,7 @@ impl Agent {
                     self.end_job(serial, Err(Error::DeadlineExceeded("it took longer than 30 s in the sandbox".into())));
                 }
                 Timer::Drain(serial) => self.drained(serial),
+                Timer::Starting(serial) => self.start_overdue(serial),
                 Timer::Freeze(id) => self.check_frozen(&id),
                 Timer::Shutdown(ticket) => self.unmount_all(ticket),
                 Timer::PowerOff => sys::power_off(),

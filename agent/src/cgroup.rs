@@ -54,6 +54,9 @@ impl Cgroup {
     /// Sets the limits; returns what the kernel cannot do and need not (swap without swap space).
     pub fn apply(&self, resources: &Resources) -> Result<Vec<String>> {
         let mut left_out = Vec::new();
+        if resources.memory.as_ref().is_some_and(|m| m.disable_oom_killer == Some(true)) {
+            left_out.push("the OOM killer cannot be disabled with cgroup v2".to_string());
+        }
         for setting in settings(resources)? {
             let result = fs::write(self.path.join(&setting.file), &setting.value);
             match result {

@@ -338,4 +338,4 @@ fn decode_hello(payload: &[u8], trailer: u32) -> Option<Hello> {
 
 #[cfg(test)]
 #[path = "frames_tests.rs"]
-mod tests;
+pub mod tests;

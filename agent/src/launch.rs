@@ -73,7 +73,7 @@ pub fn rlimit(kind: &str) -> Option<u32> {
         "RLIMIT_RTTIME" => libc::RLIMIT_RTTIME,
         _ => return None,
     };
-    Some(number as u32)
+    Some(number)
 }
 
 fn report(sync: &OwnedFd, error: &Error) -> i32 {

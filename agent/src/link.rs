@@ -59,6 +59,8 @@ pub struct Link {
     flows: BTreeMap<u32, Flow>,
     /// Streams that an ACK or RESET is to be sent for.
     due: BTreeSet<u32>,
+    /// Streams whose ACK can wait until more has come, or nothing more does: see `settle`.
+    lazy: BTreeSet<u32>,
     early: HashMap<u32, (u64, u64)>,
     /// The stream that sent last, for the round robin.
     last: u32,
@@ -76,6 +78,7 @@ impl Link {
             nonce: None,
             flows: BTreeMap::new(),
             due: BTreeSet::new(),
+            lazy: BTreeSet::new(),
             early: HashMap::new(),
             last: CONTROL,
             ready: Queue::default(),
@@ -170,7 +173,11 @@ impl Link {
                     return Ok(true);
                 };
                 let fresh = input.receiver.accept(offset, bytes, fin)?;
-                self.due.insert(stream);
+                if stream == CONTROL || fin {
+                    self.due.insert(stream);
+                } else {
+                    self.lazy.insert(stream);
+                }
                 if stream == CONTROL {
                     let count = fresh.len() as u64;
                     self.assembler.push(fresh).map_err(|()| Rule::BadMessage)?;
@@ -312,9 +319,26 @@ impl Link {
         input.queue.take(count);
         input.taken += count as u64;
         let limit = input.taken + INPUT_WINDOW_BYTES;
-        if limit - input.receiver.limit() >= INPUT_WINDOW_BYTES / 8 || input.queue.is_empty() {
+        if limit - input.receiver.limit() >= INPUT_WINDOW_BYTES / 4 {
             input.receiver.grant(limit);
             self.due.insert(stream);
+        } else {
+            self.lazy.insert(stream);
+        }
+    }
+
+    /// True when an ACK waits for `settle`.
+    pub fn is_unsettled(&self) -> bool {
+        !self.lazy.is_empty()
+    }
+
+    /// Nothing more came for a moment: what was put off is acknowledged.
+    pub fn settle(&mut self) {
+        for stream in std::mem::take(&mut self.lazy) {
+            if let Some(input) = self.flows.get_mut(&stream).and_then(|f| f.input.as_mut()) {
+                input.receiver.grant(input.taken + INPUT_WINDOW_BYTES);
+                self.due.insert(stream);
+            }
         }
     }
 
@@ -359,6 +383,7 @@ impl Link {
         let Some(nonce) = self.nonce else { return };
         let mut bytes = Vec::new();
         for stream in std::mem::take(&mut self.due) {
+            self.lazy.remove(&stream);
             let Some(flow) = self.flows.get_mut(&stream) else { continue };
             if let Some(input) = &flow.input {
                 let limit = input.receiver.limit().max(input.receiver.next()).to_le_bytes();

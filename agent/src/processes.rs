@@ -20,6 +20,8 @@ const PIPE_BYTES: i32 = 256 * 1024;
 const TURN_BYTES: usize = 256 * 1024;
 /// How long output may stay open after its process has ended.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a process may take to get ready, and again to execute.
+const START_DEADLINE: Duration = Duration::from_secs(30);
 const DRAIN_POLL: Duration = Duration::from_millis(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,6 +210,7 @@ impl Agent {
             process.sync = Some(sync);
         }
         self.by_pid.insert(pid, serial);
+        self.set_timer(START_DEADLINE, Timer::Starting(serial));
         self.pump_outputs(serial);
         Ok(())
     }
@@ -274,7 +277,18 @@ impl Agent {
         let sync = process.sync.as_ref().ok_or_else(gone)?;
         sys::write(sync, &[START]).map_err(|_| gone())?;
         process.ticket = Some(ticket);
+        self.set_timer_once(START_DEADLINE, Timer::Starting(serial));
         Ok(())
+    }
+
+    /// A process that neither runs nor fails (its memory limit can make it crawl for ever) is ended.
+    pub fn start_overdue(&mut self, serial: u64) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        if process.sync.is_some() && (process.ticket.is_some() || !process.ready) {
+            let text = "the process did not start within 30 s: is the memory or CPU limit too small?";
+            process.failure = Some(Error::DeadlineExceeded(text.into()));
+            let _ = sys::kill(process.pid, libc::SIGKILL);
+        }
     }
 
     /// Word from the child: ready, failed, or (the end) executing.

@@ -162,7 +162,6 @@ pub struct Memory {
     pub limit: Option<i64>,
     pub reservation: Option<i64>,
     pub swap: Option<i64>,
-    pub swappiness: Option<u64>,
     #[serde(rename = "disableOOMKiller")]
     pub disable_oom_killer: Option<bool>,
 }

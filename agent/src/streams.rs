@@ -15,10 +15,6 @@ impl Queue {
         self.data.len() - self.head
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     pub fn push(&mut self, bytes: &[u8]) {
         self.data.extend_from_slice(bytes);
     }

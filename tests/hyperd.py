@@ -235,7 +235,8 @@ def running_hyperd(*flags: str) -> Iterator[Hyperd]:
             yield daemon
             if daemon.process is not None:
                 daemon.stop()
-            assert daemon.leftovers() == [], daemon.tail()
+            left = daemon.leftovers()
+            assert left == [], f"left behind: {left}\n{daemon.tail()}"
     finally:
         for pid, _text in _processes_of(str(folder)):
             with contextlib.suppress(ProcessLookupError):

@@ -17,9 +17,7 @@ NONCE = 0x44332211
 NEW_NONCE = 0x88776655
 MAGIC = b"HYPER-AGENT-v1\r\n"
 ECHO = bytes(range(16))
-HELLO_JSON = json.dumps(
-    {"versions": [1], "instance": "ab" * 16, "echo": ECHO.hex(), "nonce": NEW_NONCE}
-).encode()
+HELLO_JSON = json.dumps({"versions": [1], "instance": "ab" * 16, "echo": ECHO.hex(), "nonce": NEW_NONCE}).encode()
 WELCOME_JSON = json.dumps({"version": 1, "agent": "0.1.0", "boot_id": "b", "resumed": False}).encode()
 
 Pairs = list[tuple[str, int]]
@@ -29,8 +27,17 @@ def header(type_: int, flags: int, zero: int, length: int, stream: int, offset: 
     return struct.pack("<BBHIIQ", type_, flags, zero, length, stream, offset)
 
 
-def frame(type_: int, stream: int = 0, offset: int = 0, payload: bytes = b"", *, flags: int = 0, nonce: int = NONCE,
-          zero: int = 0, length: int | None = None) -> bytes:
+def frame(
+    type_: int,
+    stream: int = 0,
+    offset: int = 0,
+    payload: bytes = b"",
+    *,
+    flags: int = 0,
+    nonce: int = NONCE,
+    zero: int = 0,
+    length: int | None = None,
+) -> bytes:
     size = len(payload) if length is None else length
     return header(type_, flags, zero, size, stream, offset) + payload + struct.pack("<I", nonce)
 
@@ -57,8 +64,16 @@ def pairs(data: bytes) -> Pairs:
     return out
 
 
-def valid(name: str, to: str, type_: int, stream: int = 0, offset: int = 0, payload: bytes = b"", flags: int = 0,
-          nonce: int = NONCE) -> dict[str, Any]:
+def valid(
+    name: str,
+    to: str,
+    type_: int,
+    stream: int = 0,
+    offset: int = 0,
+    payload: bytes = b"",
+    flags: int = 0,
+    nonce: int = NONCE,
+) -> dict[str, Any]:
     return {
         "name": name,
         "to": to,
@@ -127,7 +142,12 @@ frames = {
             ("ACK without a limit", "both", "wrong_length", frame(ACK, 5, 0)),
             ("RESET reason too long", "both", "wrong_length", frame(RESET, 5, 0, b"r" * 1025)),
             ("BYE reason too long", "both", "wrong_length", frame(BYE, 0, 0, b"r" * 1025)),
-            ("HELLO shorter than its magic", "agent", "wrong_length", frame(HELLO, payload=MAGIC[:15], nonce=NEW_NONCE)),
+            (
+                "HELLO shorter than its magic",
+                "agent",
+                "wrong_length",
+                frame(HELLO, payload=MAGIC[:15], nonce=NEW_NONCE),
+            ),
             ("RESET of the control stream", "both", "wrong_stream", frame(RESET, 0)),
             ("BYE on a stream", "both", "wrong_stream", frame(BYE, 5)),
             ("HELLO on a stream", "agent", "wrong_stream", frame(HELLO, 1, payload=hello_payload, nonce=NEW_NONCE)),
@@ -142,37 +162,135 @@ frames = {
         ]
     ],
     "resync": [
-        {"name": "hello after nothing", "to": "agent", "in_step": False, "bytes": pairs(hello), "finds": "HELLO", "rest": ""},
-        {"name": "hello after padding", "to": "agent", "in_step": False, "bytes": pairs(b"\0" * 66000 + hello),
-         "finds": "HELLO", "rest": ""},
-        {"name": "hello after rubbish", "to": "agent", "in_step": False,
-         "bytes": pairs(b"SeaBIOS\r\n\x01\x01\x00HYPER-AGENT" + MAGIC + hello), "finds": "HELLO", "rest": ""},
-        {"name": "hello after a broken hello", "to": "agent", "in_step": False, "bytes": pairs(hello[:30] + hello),
-         "finds": "HELLO", "rest": ""},
-        {"name": "hello after a hello cut in its text, with padding", "to": "agent", "in_step": False,
-         "bytes": pairs(hello[:60] + b"\0" * 66000 + hello), "finds": "HELLO", "rest": ""},
-        {"name": "frames before a hello are not taken", "to": "agent", "in_step": False,
-         "bytes": pairs(frame(DATA, 5, 0, b"abc") + hello), "finds": "HELLO", "rest": ""},
+        {
+            "name": "hello after nothing",
+            "to": "agent",
+            "in_step": False,
+            "bytes": pairs(hello),
+            "finds": "HELLO",
+            "rest": "",
+        },
+        {
+            "name": "hello after padding",
+            "to": "agent",
+            "in_step": False,
+            "bytes": pairs(b"\0" * 66000 + hello),
+            "finds": "HELLO",
+            "rest": "",
+        },
+        {
+            "name": "hello after rubbish",
+            "to": "agent",
+            "in_step": False,
+            "bytes": pairs(b"SeaBIOS\r\n\x01\x01\x00HYPER-AGENT" + MAGIC + hello),
+            "finds": "HELLO",
+            "rest": "",
+        },
+        {
+            "name": "hello after a broken hello",
+            "to": "agent",
+            "in_step": False,
+            "bytes": pairs(hello[:30] + hello),
+            "finds": "HELLO",
+            "rest": "",
+        },
+        {
+            "name": "hello after a hello cut in its text, with padding",
+            "to": "agent",
+            "in_step": False,
+            "bytes": pairs(hello[:60] + b"\0" * 66000 + hello),
+            "finds": "HELLO",
+            "rest": "",
+        },
+        {
+            "name": "frames before a hello are not taken",
+            "to": "agent",
+            "in_step": False,
+            "bytes": pairs(frame(DATA, 5, 0, b"abc") + hello),
+            "finds": "HELLO",
+            "rest": "",
+        },
         {"name": "hello in step", "to": "agent", "in_step": True, "bytes": pairs(hello), "finds": "HELLO", "rest": ""},
-        {"name": "padding between frames, then hello", "to": "agent", "in_step": True,
-         "bytes": pairs(b"\0" * 100 + hello), "finds": "HELLO", "rest": ""},
-        {"name": "hello after a frame cut in its header, with padding", "to": "agent", "in_step": True,
-         "bytes": pairs(header(DATA, 0, 0, 65536, 5, 0)[:7] + b"\0" * 66000 + hello), "finds": "HELLO", "rest": ""},
-        {"name": "hello after a frame cut in its payload, with padding", "to": "agent", "in_step": True,
-         "bytes": pairs(header(DATA, 0, 0, 65536, 5, 0) + b"z" * 100 + b"\0" * 66000 + hello), "finds": "HELLO", "rest": ""},
-        {"name": "hello after a frame cut in its trailer, with padding", "to": "agent", "in_step": True,
-         "bytes": pairs(frame(DATA, 5, 0, b"abc")[:-2] + b"\0" * 66000 + hello), "finds": "HELLO", "rest": ""},
-        {"name": "bytes behind the hello belong to the new connection", "to": "agent", "in_step": False,
-         "bytes": pairs(hello + ack(0, 9, nonce=NEW_NONCE)), "finds": "HELLO", "rest": ack(0, 9, nonce=NEW_NONCE).hex()},
-        {"name": "welcome after nothing", "to": "host", "in_step": False, "bytes": pairs(welcome), "finds": "WELCOME", "rest": ""},
-        {"name": "welcome after left-overs", "to": "host", "in_step": False,
-         "bytes": pairs(frame(DATA, 5, 0, b"x" * 500)[13:] + frame(DATA, 5, 500, b"abc") + welcome), "finds": "WELCOME", "rest": ""},
-        {"name": "welcome after one with another echo", "to": "host", "in_step": False,
-         "bytes": pairs(frame(WELCOME, payload=bytes(16) + WELCOME_JSON, nonce=NONCE) + welcome), "finds": "WELCOME", "rest": ""},
-        {"name": "welcome after a cut welcome", "to": "host", "in_step": False,
-         "bytes": pairs(welcome[:40] + welcome), "finds": "WELCOME", "rest": ""},
-        {"name": "bytes behind the welcome belong to the connection", "to": "host", "in_step": False,
-         "bytes": pairs(welcome + ack(0, 9, nonce=NEW_NONCE)), "finds": "WELCOME", "rest": ack(0, 9, nonce=NEW_NONCE).hex()},
+        {
+            "name": "padding between frames, then hello",
+            "to": "agent",
+            "in_step": True,
+            "bytes": pairs(b"\0" * 100 + hello),
+            "finds": "HELLO",
+            "rest": "",
+        },
+        {
+            "name": "hello after a frame cut in its header, with padding",
+            "to": "agent",
+            "in_step": True,
+            "bytes": pairs(header(DATA, 0, 0, 65536, 5, 0)[:7] + b"\0" * 66000 + hello),
+            "finds": "HELLO",
+            "rest": "",
+        },
+        {
+            "name": "hello after a frame cut in its payload, with padding",
+            "to": "agent",
+            "in_step": True,
+            "bytes": pairs(header(DATA, 0, 0, 65536, 5, 0) + b"z" * 100 + b"\0" * 66000 + hello),
+            "finds": "HELLO",
+            "rest": "",
+        },
+        {
+            "name": "hello after a frame cut in its trailer, with padding",
+            "to": "agent",
+            "in_step": True,
+            "bytes": pairs(frame(DATA, 5, 0, b"abc")[:-2] + b"\0" * 66000 + hello),
+            "finds": "HELLO",
+            "rest": "",
+        },
+        {
+            "name": "bytes behind the hello belong to the new connection",
+            "to": "agent",
+            "in_step": False,
+            "bytes": pairs(hello + ack(0, 9, nonce=NEW_NONCE)),
+            "finds": "HELLO",
+            "rest": ack(0, 9, nonce=NEW_NONCE).hex(),
+        },
+        {
+            "name": "welcome after nothing",
+            "to": "host",
+            "in_step": False,
+            "bytes": pairs(welcome),
+            "finds": "WELCOME",
+            "rest": "",
+        },
+        {
+            "name": "welcome after left-overs",
+            "to": "host",
+            "in_step": False,
+            "bytes": pairs(frame(DATA, 5, 0, b"x" * 500)[13:] + frame(DATA, 5, 500, b"abc") + welcome),
+            "finds": "WELCOME",
+            "rest": "",
+        },
+        {
+            "name": "welcome after one with another echo",
+            "to": "host",
+            "in_step": False,
+            "bytes": pairs(frame(WELCOME, payload=bytes(16) + WELCOME_JSON, nonce=NONCE) + welcome),
+            "finds": "WELCOME",
+            "rest": "",
+        },
+        {
+            "name": "welcome after a cut welcome",
+            "to": "host",
+            "in_step": False,
+            "bytes": pairs(welcome[:40] + welcome),
+            "finds": "WELCOME",
+            "rest": "",
+        },
+        {
+            "name": "bytes behind the welcome belong to the connection",
+            "to": "host",
+            "in_step": False,
+            "bytes": pairs(welcome + ack(0, 9, nonce=NEW_NONCE)),
+            "finds": "WELCOME",
+            "rest": ack(0, 9, nonce=NEW_NONCE).hex(),
+        },
     ],
     "hello": {"nonce": NEW_NONCE, "echo": ECHO.hex(), "instance": "ab" * 16, "versions": [1]},
 }
@@ -193,80 +311,232 @@ streams = {
     "(`disconnect`) or a RESET; `sends` is all that may be sent after the step, neighbouring frames joined; a step "
     "without `sends` sends nothing. `keeps`: bytes still held afterwards. `over`: the flow is over.",
     "receiver": [
-        {"name": "takes bytes in order", "next": 0, "limit": 100, "steps": [
-            recv(0, "abc", takes="abc", next=3), recv(3, "def", takes="def", next=6)]},
-        {"name": "ignores a replay", "next": 0, "limit": 100, "steps": [
-            recv(0, "abc", takes="abc", next=3), recv(0, "abc", takes="", next=3), recv(1, "bc", takes="", next=3)]},
-        {"name": "trims what it already has", "next": 0, "limit": 100, "steps": [
-            recv(0, "abc", takes="abc", next=3), recv(1, "bcde", takes="de", next=5)]},
-        {"name": "refuses a gap", "next": 0, "limit": 100, "steps": [
-            recv(0, "abc", takes="abc", next=3), recv(4, "x", error="gap")]},
-        {"name": "takes bytes up to the limit", "next": 0, "limit": 4, "steps": [recv(0, "abcd", takes="abcd", next=4)]},
-        {"name": "refuses bytes above the limit", "next": 0, "limit": 4, "steps": [recv(0, "abcde", error="above_limit")]},
-        {"name": "counts the FIN as a position", "next": 0, "limit": 100, "steps": [recv(0, "abc", True, takes="abc", next=4)]},
-        {"name": "takes a FIN alone", "next": 0, "limit": 100, "steps": [
-            recv(0, "abc", takes="abc", next=3), recv(3, "", True, takes="", next=4)]},
-        {"name": "refuses a FIN above the limit", "next": 0, "limit": 3, "steps": [recv(0, "abc", True, error="above_limit")]},
-        {"name": "takes a FIN just below the limit", "next": 0, "limit": 4, "steps": [recv(0, "abc", True, takes="abc", next=4)]},
-        {"name": "ignores a replayed FIN", "next": 0, "limit": 100, "steps": [
-            recv(0, "abc", True, takes="abc", next=4), recv(0, "abc", True, takes="", next=4), recv(3, "", True, takes="", next=4)]},
-        {"name": "trims a replay and takes the FIN behind it", "next": 0, "limit": 100, "steps": [
-            recv(0, "abc", takes="abc", next=3), recv(0, "abc", True, takes="", next=4)]},
-        {"name": "refuses bytes after a FIN", "next": 0, "limit": 100, "steps": [
-            recv(0, "abc", True, takes="abc", next=4), recv(4, "x", error="after_fin")]},
-        {"name": "refuses a byte in the FIN's place", "next": 0, "limit": 100, "steps": [
-            recv(0, "abc", True, takes="abc", next=4), recv(3, "x", error="after_fin")]},
-        {"name": "refuses a FIN before what it has", "next": 0, "limit": 100, "steps": [
-            recv(0, "abc", takes="abc", next=3), recv(0, "ab", True, error="after_fin")]},
-        {"name": "goes on from a recorded position", "next": 5000, "limit": 6000, "steps": [
-            recv(4990, "0123456789new", takes="new", next=5003)]},
+        {
+            "name": "takes bytes in order",
+            "next": 0,
+            "limit": 100,
+            "steps": [recv(0, "abc", takes="abc", next=3), recv(3, "def", takes="def", next=6)],
+        },
+        {
+            "name": "ignores a replay",
+            "next": 0,
+            "limit": 100,
+            "steps": [
+                recv(0, "abc", takes="abc", next=3),
+                recv(0, "abc", takes="", next=3),
+                recv(1, "bc", takes="", next=3),
+            ],
+        },
+        {
+            "name": "trims what it already has",
+            "next": 0,
+            "limit": 100,
+            "steps": [recv(0, "abc", takes="abc", next=3), recv(1, "bcde", takes="de", next=5)],
+        },
+        {
+            "name": "refuses a gap",
+            "next": 0,
+            "limit": 100,
+            "steps": [recv(0, "abc", takes="abc", next=3), recv(4, "x", error="gap")],
+        },
+        {
+            "name": "takes bytes up to the limit",
+            "next": 0,
+            "limit": 4,
+            "steps": [recv(0, "abcd", takes="abcd", next=4)],
+        },
+        {
+            "name": "refuses bytes above the limit",
+            "next": 0,
+            "limit": 4,
+            "steps": [recv(0, "abcde", error="above_limit")],
+        },
+        {
+            "name": "counts the FIN as a position",
+            "next": 0,
+            "limit": 100,
+            "steps": [recv(0, "abc", True, takes="abc", next=4)],
+        },
+        {
+            "name": "takes a FIN alone",
+            "next": 0,
+            "limit": 100,
+            "steps": [recv(0, "abc", takes="abc", next=3), recv(3, "", True, takes="", next=4)],
+        },
+        {
+            "name": "refuses a FIN above the limit",
+            "next": 0,
+            "limit": 3,
+            "steps": [recv(0, "abc", True, error="above_limit")],
+        },
+        {
+            "name": "takes a FIN just below the limit",
+            "next": 0,
+            "limit": 4,
+            "steps": [recv(0, "abc", True, takes="abc", next=4)],
+        },
+        {
+            "name": "ignores a replayed FIN",
+            "next": 0,
+            "limit": 100,
+            "steps": [
+                recv(0, "abc", True, takes="abc", next=4),
+                recv(0, "abc", True, takes="", next=4),
+                recv(3, "", True, takes="", next=4),
+            ],
+        },
+        {
+            "name": "trims a replay and takes the FIN behind it",
+            "next": 0,
+            "limit": 100,
+            "steps": [recv(0, "abc", takes="abc", next=3), recv(0, "abc", True, takes="", next=4)],
+        },
+        {
+            "name": "refuses bytes after a FIN",
+            "next": 0,
+            "limit": 100,
+            "steps": [recv(0, "abc", True, takes="abc", next=4), recv(4, "x", error="after_fin")],
+        },
+        {
+            "name": "refuses a byte in the FIN's place",
+            "next": 0,
+            "limit": 100,
+            "steps": [recv(0, "abc", True, takes="abc", next=4), recv(3, "x", error="after_fin")],
+        },
+        {
+            "name": "refuses a FIN before what it has",
+            "next": 0,
+            "limit": 100,
+            "steps": [recv(0, "abc", takes="abc", next=3), recv(0, "ab", True, error="after_fin")],
+        },
+        {
+            "name": "goes on from a recorded position",
+            "next": 5000,
+            "limit": 6000,
+            "steps": [recv(4990, "0123456789new", takes="new", next=5003)],
+        },
         {"name": "empty data changes nothing", "next": 0, "limit": 100, "steps": [recv(0, "", takes="", next=0)]},
     ],
     "sender": [
-        {"name": "sends nothing before the first ACK", "steps": [
-            {"write": "abc", "keeps": 3}, {"ack": {"offset": 0, "limit": 100}, "sends": [sent(0, "abc")], "keeps": 3}]},
-        {"name": "frees what is acknowledged", "steps": [
-            {"ack": {"offset": 0, "limit": 100}}, {"write": "abcdef", "sends": [sent(0, "abcdef")], "keeps": 6},
-            {"ack": {"offset": 4, "limit": 104}, "keeps": 2}, {"ack": {"offset": 6, "limit": 106}, "keeps": 0}]},
-        {"name": "stops at the limit and goes on with more credit", "steps": [
-            {"ack": {"offset": 0, "limit": 4}}, {"write": "abcdef", "sends": [sent(0, "abcd")], "keeps": 6},
-            {"ack": {"offset": 4, "limit": 8}, "sends": [sent(4, "ef")], "keeps": 2}]},
-        {"name": "replays after a reconnect from the ACK's position", "steps": [
-            {"ack": {"offset": 0, "limit": 100}}, {"write": "abcdef", "sends": [sent(0, "abcdef")]},
-            {"disconnect": True}, {"write": "gh", "keeps": 8},
-            {"ack": {"offset": 2, "limit": 102}, "sends": [sent(2, "cdefgh")], "keeps": 6}]},
-        {"name": "may be given less credit on a new connection", "steps": [
-            {"ack": {"offset": 0, "limit": 100}}, {"write": "abcdef", "sends": [sent(0, "abcdef")]},
-            {"disconnect": True}, {"ack": {"offset": 0, "limit": 3}, "sends": [sent(0, "abc")], "keeps": 6}]},
-        {"name": "replays the FIN", "steps": [
-            {"ack": {"offset": 0, "limit": 100}}, {"write": "abc", "sends": [sent(0, "abc")]},
-            {"finish": True, "sends": [sent(3, "", True)]}, {"disconnect": True},
-            {"ack": {"offset": 3, "limit": 100}, "sends": [sent(3, "", True)]},
-            {"ack": {"offset": 4, "limit": 100}, "keeps": 0, "over": True}]},
-        {"name": "the FIN waits for credit", "steps": [
-            {"ack": {"offset": 0, "limit": 3}}, {"write": "abc", "sends": [sent(0, "abc")]}, {"finish": True},
-            {"ack": {"offset": 3, "limit": 4}, "sends": [sent(3, "", True)]}]},
-        {"name": "an empty stream is a FIN", "steps": [
-            {"finish": True}, {"ack": {"offset": 0, "limit": 1}, "sends": [sent(0, "", True)]},
-            {"ack": {"offset": 1, "limit": 1}, "over": True}]},
-        {"name": "refuses an ACK above what was sent", "steps": [
-            {"ack": {"offset": 0, "limit": 100}}, {"write": "abc", "sends": [sent(0, "abc")]},
-            {"ack": {"offset": 4, "limit": 100}, "error": "ack_above_sent"}]},
-        {"name": "refuses an ACK above what was sent on the connection before", "steps": [
-            {"ack": {"offset": 0, "limit": 2}}, {"write": "abcdef", "sends": [sent(0, "ab")]}, {"disconnect": True},
-            {"ack": {"offset": 3, "limit": 100}, "error": "ack_above_sent"}]},
-        {"name": "refuses an ACK that goes back within a connection", "steps": [
-            {"ack": {"offset": 0, "limit": 100}}, {"write": "abc", "sends": [sent(0, "abc")]},
-            {"ack": {"offset": 3, "limit": 100}}, {"ack": {"offset": 2, "limit": 100}, "error": "went_back"}]},
-        {"name": "refuses a limit that goes back within a connection", "steps": [
-            {"ack": {"offset": 0, "limit": 100}}, {"ack": {"offset": 0, "limit": 99}, "error": "went_back"}]},
-        {"name": "refuses an ACK below what was freed, after a reconnect", "steps": [
-            {"ack": {"offset": 0, "limit": 100}}, {"write": "abc", "sends": [sent(0, "abc")]},
-            {"ack": {"offset": 3, "limit": 100}}, {"disconnect": True},
-            {"ack": {"offset": 2, "limit": 100}, "error": "went_back"}]},
-        {"name": "a RESET ends the flow and drops its bytes", "steps": [
-            {"ack": {"offset": 0, "limit": 100}}, {"write": "abc", "sends": [sent(0, "abc")]},
-            {"reset": "closed by its reader", "keeps": 0, "over": True}]},
+        {
+            "name": "sends nothing before the first ACK",
+            "steps": [
+                {"write": "abc", "keeps": 3},
+                {"ack": {"offset": 0, "limit": 100}, "sends": [sent(0, "abc")], "keeps": 3},
+            ],
+        },
+        {
+            "name": "frees what is acknowledged",
+            "steps": [
+                {"ack": {"offset": 0, "limit": 100}},
+                {"write": "abcdef", "sends": [sent(0, "abcdef")], "keeps": 6},
+                {"ack": {"offset": 4, "limit": 104}, "keeps": 2},
+                {"ack": {"offset": 6, "limit": 106}, "keeps": 0},
+            ],
+        },
+        {
+            "name": "stops at the limit and goes on with more credit",
+            "steps": [
+                {"ack": {"offset": 0, "limit": 4}},
+                {"write": "abcdef", "sends": [sent(0, "abcd")], "keeps": 6},
+                {"ack": {"offset": 4, "limit": 8}, "sends": [sent(4, "ef")], "keeps": 2},
+            ],
+        },
+        {
+            "name": "replays after a reconnect from the ACK's position",
+            "steps": [
+                {"ack": {"offset": 0, "limit": 100}},
+                {"write": "abcdef", "sends": [sent(0, "abcdef")]},
+                {"disconnect": True},
+                {"write": "gh", "keeps": 8},
+                {"ack": {"offset": 2, "limit": 102}, "sends": [sent(2, "cdefgh")], "keeps": 6},
+            ],
+        },
+        {
+            "name": "may be given less credit on a new connection",
+            "steps": [
+                {"ack": {"offset": 0, "limit": 100}},
+                {"write": "abcdef", "sends": [sent(0, "abcdef")]},
+                {"disconnect": True},
+                {"ack": {"offset": 0, "limit": 3}, "sends": [sent(0, "abc")], "keeps": 6},
+            ],
+        },
+        {
+            "name": "replays the FIN",
+            "steps": [
+                {"ack": {"offset": 0, "limit": 100}},
+                {"write": "abc", "sends": [sent(0, "abc")]},
+                {"finish": True, "sends": [sent(3, "", True)]},
+                {"disconnect": True},
+                {"ack": {"offset": 3, "limit": 100}, "sends": [sent(3, "", True)]},
+                {"ack": {"offset": 4, "limit": 100}, "keeps": 0, "over": True},
+            ],
+        },
+        {
+            "name": "the FIN waits for credit",
+            "steps": [
+                {"ack": {"offset": 0, "limit": 3}},
+                {"write": "abc", "sends": [sent(0, "abc")]},
+                {"finish": True},
+                {"ack": {"offset": 3, "limit": 4}, "sends": [sent(3, "", True)]},
+            ],
+        },
+        {
+            "name": "an empty stream is a FIN",
+            "steps": [
+                {"finish": True},
+                {"ack": {"offset": 0, "limit": 1}, "sends": [sent(0, "", True)]},
+                {"ack": {"offset": 1, "limit": 1}, "over": True},
+            ],
+        },
+        {
+            "name": "refuses an ACK above what was sent",
+            "steps": [
+                {"ack": {"offset": 0, "limit": 100}},
+                {"write": "abc", "sends": [sent(0, "abc")]},
+                {"ack": {"offset": 4, "limit": 100}, "error": "ack_above_sent"},
+            ],
+        },
+        {
+            "name": "refuses an ACK above what was sent on the connection before",
+            "steps": [
+                {"ack": {"offset": 0, "limit": 2}},
+                {"write": "abcdef", "sends": [sent(0, "ab")]},
+                {"disconnect": True},
+                {"ack": {"offset": 3, "limit": 100}, "error": "ack_above_sent"},
+            ],
+        },
+        {
+            "name": "refuses an ACK that goes back within a connection",
+            "steps": [
+                {"ack": {"offset": 0, "limit": 100}},
+                {"write": "abc", "sends": [sent(0, "abc")]},
+                {"ack": {"offset": 3, "limit": 100}},
+                {"ack": {"offset": 2, "limit": 100}, "error": "went_back"},
+            ],
+        },
+        {
+            "name": "refuses a limit that goes back within a connection",
+            "steps": [{"ack": {"offset": 0, "limit": 100}}, {"ack": {"offset": 0, "limit": 99}, "error": "went_back"}],
+        },
+        {
+            "name": "refuses an ACK below what was freed, after a reconnect",
+            "steps": [
+                {"ack": {"offset": 0, "limit": 100}},
+                {"write": "abc", "sends": [sent(0, "abc")]},
+                {"ack": {"offset": 3, "limit": 100}},
+                {"disconnect": True},
+                {"ack": {"offset": 2, "limit": 100}, "error": "went_back"},
+            ],
+        },
+        {
+            "name": "a RESET ends the flow and drops its bytes",
+            "steps": [
+                {"ack": {"offset": 0, "limit": 100}},
+                {"write": "abc", "sends": [sent(0, "abc")]},
+                {"reset": "closed by its reader", "keeps": 0, "over": True},
+            ],
+        },
     ],
 }
 

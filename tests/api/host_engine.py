@@ -526,7 +526,7 @@ class HostExecs:
     async def resize(self, exec_id: str, *, rows: int, columns: int) -> None:
         self.get(exec_id)
         process = self._processes.get(exec_id)
-        if process is None or process.ended.done():
+        if process is None or not process.started or process.ended.done():
             raise Conflict(f"exec {exec_id} is not running")
         process.resize(rows, columns)
 

@@ -127,9 +127,14 @@ def test_cpus(hyperd: Hyperd) -> None:
 
 def test_restart_keeps_the_writable_layer(hyperd: Hyperd) -> None:
     door = hyperd.door
+
+    def wait_for(*lines: bytes) -> None:
+        deadline_s = time.monotonic() + 20
+        while (seen := door.docker("exec", name, "cat", "/count", check=False).stdout.split()) != list(lines):
+            assert time.monotonic() < deadline_s, seen
+
     with door.name() as name:
         door.docker("run", "-d", "--name", name, "busybox", "sh", "-c", "echo x >> /count; sleep 60")
+        wait_for(b"x")
         door.docker("restart", "-t", "0", name)
-        deadline_s = time.monotonic() + 20
-        while door.docker("exec", name, "cat", "/count", check=False).stdout.split() != [b"x", b"x"]:
-            assert time.monotonic() < deadline_s
+        wait_for(b"x", b"x")

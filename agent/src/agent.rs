@@ -387,7 +387,10 @@ impl Agent {
                     if let Some((job, _)) = self.jobs.get(&serial) {
                         let _ = sys::kill(job.pid, libc::SIGKILL);
                     }
-                    self.end_job(serial, Err(Error::DeadlineExceeded("it took longer than 30 s in the sandbox".into())));
+                    self.end_job(
+                        serial,
+                        Err(Error::DeadlineExceeded("it took longer than 30 s in the sandbox".into())),
+                    );
                 }
                 Timer::Drain(serial) => self.drained(serial),
                 Timer::Starting(serial) => self.start_overdue(serial),

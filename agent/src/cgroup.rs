@@ -68,7 +68,8 @@ impl Cgroup {
                     return Err(Error::Unsupported(format!("the guest kernel has no cgroup file {}", setting.file)))
                 }
                 Err(e) => {
-                    let text = format!("cannot set {} to {:?}: {}", setting.file, setting.value, crate::error::describe(&e));
+                    let text =
+                        format!("cannot set {} to {:?}: {}", setting.file, setting.value, crate::error::describe(&e));
                     return Err(match e.raw_os_error() {
                         Some(libc::EBUSY) => Error::Conflict(text),
                         _ => Error::InvalidArgument(text),
@@ -309,7 +310,10 @@ mod tests {
     #[test]
     fn memory_and_swap_are_told_apart() {
         let got = of(r#"{"memory": {"limit": 1000, "swap": 1500, "reservation": 500}}"#);
-        assert_eq!(got, Ok(vec![pair("memory.low", "500"), pair("memory.swap.max", "500"), pair("memory.max", "1000")]));
+        assert_eq!(
+            got,
+            Ok(vec![pair("memory.low", "500"), pair("memory.swap.max", "500"), pair("memory.max", "1000")])
+        );
         assert_eq!(of(r#"{"memory": {"limit": 1000, "swap": -1}}"#).unwrap()[0], pair("memory.swap.max", "max"));
         assert_eq!(of(r#"{"memory": {"limit": -1}}"#), Ok(vec![pair("memory.max", "max")]));
         assert!(of(r#"{"memory": {"limit": 1000, "swap": 999}}"#).is_err());

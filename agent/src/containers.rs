@@ -95,7 +95,10 @@ pub fn check_program(process: spec::Process, seccomp: Option<&spec::Seccomp>) ->
         return Err(Error::InvalidArgument(format!("unknown rlimit {:?}", bad.kind)));
     }
     if let Some(bad) = process.rlimits.iter().find(|l| l.soft > l.hard) {
-        return Err(Error::InvalidArgument(format!("rlimit {}: soft {} is above hard {}", bad.kind, bad.soft, bad.hard)));
+        return Err(Error::InvalidArgument(format!(
+            "rlimit {}: soft {} is above hard {}",
+            bad.kind, bad.soft, bad.hard
+        )));
     }
     let capabilities = capabilities::parse(process.capabilities.as_ref())?;
     let seccomp = seccomp.map(seccomp::compile).transpose()?.flatten();
@@ -121,18 +124,28 @@ fn namespaces(spec: &Spec) -> Result<Namespaces> {
             "ipc" => libc::CLONE_NEWIPC,
             "network" => libc::CLONE_NEWNET,
             "cgroup" => libc::CLONE_NEWCGROUP,
-            other => return Err(Error::Unsupported(format!("the namespace {other:?} cannot be had in a sandbox that way"))),
+            other => {
+                return Err(Error::Unsupported(format!("the namespace {other:?} cannot be had in a sandbox that way")))
+            }
         };
         uts |= flag == libc::CLONE_NEWUTS;
         if namespace.path.is_empty() {
             // A cgroup namespace's root is where its maker stands, so the child makes it when it is in its cgroup.
-            if flag == libc::CLONE_NEWCGROUP { out.unshare |= flag } else { out.clone_flags |= flag as u64 }
+            if flag == libc::CLONE_NEWCGROUP {
+                out.unshare |= flag
+            } else {
+                out.clone_flags |= flag as u64
+            }
             continue;
         }
         let file = File::open(&namespace.path).map_err(|e| {
             Error::NotFound(format!("namespace {}: {}: {}", namespace.kind, namespace.path, describe(&e)))
         })?;
-        if flag == libc::CLONE_NEWPID { out.pid = Some(file.into()) } else { out.join.push((file.into(), flag)) }
+        if flag == libc::CLONE_NEWPID {
+            out.pid = Some(file.into())
+        } else {
+            out.join.push((file.into(), flag))
+        }
     }
     if !uts && spec.hostname.as_ref().is_some_and(|h| !h.is_empty()) {
         let text = "unable to set hostname without a private UTS namespace: the sandbox's is set by sandbox.configure";
@@ -214,7 +227,8 @@ impl Agent {
         };
         self.containers.insert(id.clone(), container);
         let job_id = id.clone();
-        let started = self.run_job(After::Assembled(id.clone()), move || rootfs::assemble(&job_id, &rootfs, &files, &points));
+        let started =
+            self.run_job(After::Assembled(id.clone()), move || rootfs::assemble(&job_id, &rootfs, &files, &points));
         if let Err(error) = started {
             self.creation_failed(&id, error);
         }
@@ -228,7 +242,9 @@ impl Agent {
             let clash = wanted.writable.is_some_and(|disk| taken(&disk, &container.disks()))
                 || container.rootfs.writable.is_some_and(|disk| taken(&disk, &wanted.layers));
             if clash {
-                return Err(Error::Conflict(format!("a disk of this root file system is container {id}'s writable one")));
+                return Err(Error::Conflict(format!(
+                    "a disk of this root file system is container {id}'s writable one"
+                )));
             }
         }
         Ok(())
@@ -366,7 +382,9 @@ impl Agent {
         let container = self.container(&wanted.id)?;
         match container.phase {
             Phase::Creating(_) => Err(Error::Conflict(format!("container {} is being created", wanted.id))),
-            Phase::Deleting(_) | Phase::Failing(_) => Err(Error::Conflict(format!("container {} is being deleted", wanted.id))),
+            Phase::Deleting(_) | Phase::Failing(_) => {
+                Err(Error::Conflict(format!("container {} is being deleted", wanted.id)))
+            }
             Phase::Pausing(..) => Err(Error::Conflict(format!("container {} is being paused", wanted.id))),
             Phase::Ending => {
                 // The sync that is under way comes back to it.

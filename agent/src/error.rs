@@ -28,9 +28,17 @@ impl Error {
     pub fn message(&self) -> &str {
         use Error::*;
         match self {
-            InvalidArgument(m) | NotFound(m) | Conflict(m) | AlreadyExists(m) | FailedPrecondition(m)
-            | PermissionDenied(m) | ResourceExhausted(m) | Unavailable(m) | Unsupported(m)
-            | DeadlineExceeded(m) | Internal(m) => m,
+            InvalidArgument(m)
+            | NotFound(m)
+            | Conflict(m)
+            | AlreadyExists(m)
+            | FailedPrecondition(m)
+            | PermissionDenied(m)
+            | ResourceExhausted(m)
+            | Unavailable(m)
+            | Unsupported(m)
+            | DeadlineExceeded(m)
+            | Internal(m) => m,
         }
     }
 }

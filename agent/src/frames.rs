@@ -281,9 +281,9 @@ impl Parser {
                 self.start = self.end - keep;
                 return None;
             };
-            let candidate = at.checked_sub(HEADER_BYTES).filter(|&head| {
-                check_header(&held[head..]).is_ok_and(|header| header.kind == Kind::Hello)
-            });
+            let candidate = at
+                .checked_sub(HEADER_BYTES)
+                .filter(|&head| check_header(&held[head..]).is_ok_and(|header| header.kind == Kind::Hello));
             let Some(head) = candidate else {
                 self.start += at + 1;
                 continue;
@@ -315,12 +315,10 @@ fn decode<'a>(header: &Header, payload: &'a [u8]) -> Result<Frame<'a>, Rule> {
             }
             Ok(Frame::Ack { stream, offset, limit })
         }
-        Kind::Reset => std::str::from_utf8(payload)
-            .map(|reason| Frame::Reset { stream, reason })
-            .map_err(|_| Rule::NotUtf8),
-        Kind::Bye => {
-            std::str::from_utf8(payload).map(|reason| Frame::Bye { reason }).map_err(|_| Rule::NotUtf8)
+        Kind::Reset => {
+            std::str::from_utf8(payload).map(|reason| Frame::Reset { stream, reason }).map_err(|_| Rule::NotUtf8)
         }
+        Kind::Bye => std::str::from_utf8(payload).map(|reason| Frame::Bye { reason }).map_err(|_| Rule::NotUtf8),
         Kind::Hello | Kind::Welcome => Err(Rule::UnknownType),
     }
 }

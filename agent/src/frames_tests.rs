@@ -73,7 +73,9 @@ fn valid_frames_are_decoded() {
             Frame::Ack { stream: s, offset: o, limit } => {
                 assert_eq!((s, o, limit.to_le_bytes().to_vec()), (stream, offset, payload), "{name}");
             }
-            Frame::Reset { stream: s, reason } => assert_eq!((s, reason.as_bytes()), (stream, payload.as_slice()), "{name}"),
+            Frame::Reset { stream: s, reason } => {
+                assert_eq!((s, reason.as_bytes()), (stream, payload.as_slice()), "{name}")
+            }
             Frame::Bye { reason } => assert_eq!(reason.as_bytes(), payload, "{name}"),
             Frame::Hello(hello) => {
                 assert_eq!(u64::from(hello.nonce), want["nonce"].as_u64().unwrap(), "{name}");

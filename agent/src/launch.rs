@@ -82,7 +82,11 @@ fn report(sync: &OwnedFd, error: &Error) -> i32 {
     text.truncate(16 * 1024);
     let _ = sys::send_message(sync, &text, None);
     // What Docker shows when the message is lost: 127 not found, 126 cannot be run.
-    if matches!(error, Error::NotFound(_)) { 127 } else { 126 }
+    if matches!(error, Error::NotFound(_)) {
+        127
+    } else {
+        126
+    }
 }
 
 /// The init process of a container; returns only when it fails.
@@ -248,9 +252,11 @@ fn make_cwd(cwd: &str) -> Result<()> {
     if !cwd.starts_with('/') {
         return Err(Error::InvalidArgument(format!("the working directory {cwd:?} is not absolute")));
     }
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(cwd).map_err(|e| {
-        Error::InvalidArgument(format!("mkdir {cwd}: {}", describe(&e)))
-    })
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(cwd)
+        .map_err(|e| Error::InvalidArgument(format!("mkdir {cwd}: {}", describe(&e))))
 }
 
 // -- stdio --------------------------------------------------------------------------------------------------------
@@ -321,7 +327,8 @@ fn prepare_program(program: &Program, identity: &Identity) -> Result<Image> {
     let process = &program.process;
     let env = environment(&process.env, identity);
     for limit in &process.rlimits {
-        let number = rlimit(&limit.kind).ok_or_else(|| Error::InvalidArgument(format!("unknown rlimit {}", limit.kind)))?;
+        let number =
+            rlimit(&limit.kind).ok_or_else(|| Error::InvalidArgument(format!("unknown rlimit {}", limit.kind)))?;
         sys::setrlimit(number, limit.soft, limit.hard)
             .map_err(|e| Error::InvalidArgument(format!("cannot set {}: {}", limit.kind, describe(&e))))?;
     }
@@ -341,15 +348,21 @@ fn prepare_program(program: &Program, identity: &Identity) -> Result<Image> {
     let sets = effective_sets(program.capabilities);
     sys::capset(sets.effective, sets.permitted, sets.inheritable).context(|| "cannot set the capabilities".into())?;
     for bit in (0..=capabilities::LAST).filter(|bit| sets.ambient >> bit & 1 == 1) {
-        sys::raise_ambient(bit).map_err(|e| Error::InvalidArgument(format!("cannot raise an ambient capability: {}", describe(&e))))?;
+        sys::raise_ambient(bit)
+            .map_err(|e| Error::InvalidArgument(format!("cannot raise an ambient capability: {}", describe(&e))))?;
     }
     if let Err(error) = entered.or_else(|_| std::env::set_current_dir(cwd)) {
-        return Err(Error::InvalidArgument(format!("chdir to cwd ({cwd:?}) set in config.json failed: {}", describe(&error))));
+        return Err(Error::InvalidArgument(format!(
+            "chdir to cwd ({cwd:?}) set in config.json failed: {}",
+            describe(&error)
+        )));
     }
     sys::umask(process.user.umask.unwrap_or(0o022));
     let path = find_program(process.args.first().map_or("", |a| a), &env)?;
     let strings = |list: &[String]| {
-        let text = |s: &String| sys::c(s).map_err(|_| Error::InvalidArgument("an argument or variable has a NUL byte in it".into()));
+        let text = |s: &String| {
+            sys::c(s).map_err(|_| Error::InvalidArgument("an argument or variable has a NUL byte in it".into()))
+        };
         list.iter().map(text).collect::<Result<Vec<_>>>()
     };
     let image = (path, strings(&process.args)?, strings(&env)?);
@@ -362,7 +375,9 @@ fn prepare_program(program: &Program, identity: &Identity) -> Result<Image> {
 
 fn install_filter(program: &Program) -> Result<()> {
     match &program.seccomp {
-        Some(filter) => sys::seccomp(&filter.program, filter.flags).context(|| "cannot install the seccomp filter".into()),
+        Some(filter) => {
+            sys::seccomp(&filter.program, filter.flags).context(|| "cannot install the seccomp filter".into())
+        }
         None => Ok(()),
     }
 }
@@ -408,7 +423,8 @@ fn environment(given: &[String], identity: &Identity) -> Vec<String> {
 
 /// The file to execute, found as Docker finds it, with its words when it is not.
 fn find_program(name: &str, env: &[String]) -> Result<CString> {
-    let text = |path: &str| sys::c(path).map_err(|_| Error::InvalidArgument("the program's name has a NUL byte in it".into()));
+    let text =
+        |path: &str| sys::c(path).map_err(|_| Error::InvalidArgument("the program's name has a NUL byte in it".into()));
     if name.is_empty() {
         return Err(Error::InvalidArgument("no command specified".into()));
     }

@@ -236,9 +236,8 @@ impl Link {
         }
         self.nonce = Some(hello.nonce);
         self.parser.in_step(hello.nonce);
-        let mut payload: Vec<u8> = (0..16)
-            .map(|i| u8::from_str_radix(&hello.echo[2 * i..2 * i + 2], 16).unwrap_or_default())
-            .collect();
+        let mut payload: Vec<u8> =
+            (0..16).map(|i| u8::from_str_radix(&hello.echo[2 * i..2 * i + 2], 16).unwrap_or_default()).collect();
         let text = serde_json::json!({
             "version": VERSION, "agent": env!("CARGO_PKG_VERSION"), "boot_id": self.boot_id, "resumed": resumed,
         });

@@ -26,8 +26,19 @@ struct Host {
 impl Host {
     fn new() -> Self {
         Host {
-            nonce: 0, instance: 1, out: vec![], held: vec![], welcomed: false, resumed: false, outputs: BTreeMap::new(),
-            inputs: BTreeMap::new(), control: Sender::default(), control_next: 0, messages: vec![], resets: vec![], byes: vec![],
+            nonce: 0,
+            instance: 1,
+            out: vec![],
+            held: vec![],
+            welcomed: false,
+            resumed: false,
+            outputs: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            control: Sender::default(),
+            control_next: 0,
+            messages: vec![],
+            resets: vec![],
+            byes: vec![],
             connections: 0,
         }
     }
@@ -39,7 +50,8 @@ impl Host {
         self.held.clear();
         self.out = if self.connections > 1 { vec![0; 66_000] } else { vec![] };
         let text = format!(
-            r#"{{"versions":[1],"instance":"{:032x}","echo":"{:032x}","nonce":{}}}"#, self.instance, self.nonce, self.nonce
+            r#"{{"versions":[1],"instance":"{:032x}","echo":"{:032x}","nonce":{}}}"#,
+            self.instance, self.nonce, self.nonce
         );
         let payload = [MAGIC.as_slice(), text.as_bytes()].concat();
         encode(&mut self.out, Kind::Hello, 0, 0, 0, &payload, self.nonce);

@@ -18,7 +18,11 @@ impl Assembler {
     pub fn push(&mut self, bytes: &[u8]) -> std::result::Result<(), ()> {
         self.held.extend_from_slice(bytes);
         // One message under way and one window behind it.
-        if self.held.len() > 2 * MAX_MESSAGE_BYTES { Err(()) } else { Ok(()) }
+        if self.held.len() > 2 * MAX_MESSAGE_BYTES {
+            Err(())
+        } else {
+            Ok(())
+        }
     }
 
     pub fn next_message(&mut self) -> std::result::Result<Option<Vec<u8>>, ()> {

@@ -40,7 +40,10 @@ fn requests_are_read_strictly() {
 #[test]
 fn unknown_params_are_refused_by_name() {
     let error = params::<ById>("container.start", json!({"id": "a", "idd": "b"})).unwrap_err();
-    assert!(matches!(&error, Error::InvalidArgument(m) if m.contains("container.start") && m.contains("idd")), "{error}");
+    assert!(
+        matches!(&error, Error::InvalidArgument(m) if m.contains("container.start") && m.contains("idd")),
+        "{error}"
+    );
     assert!(params::<Nothing>("sandbox.ping", Value::Null).is_ok());
     assert!(params::<Nothing>("sandbox.ping", json!({"x": 1})).is_err());
 }

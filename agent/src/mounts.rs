@@ -197,7 +197,9 @@ impl Prepared {
             kind => kind,
         };
         if matches!(kind, "proc" | "sysfs") && fs::symlink_metadata(at).is_ok_and(|m| m.file_type().is_symlink()) {
-            return Err(Error::InvalidArgument(format!("{at} is a symbolic link in the image: {kind} cannot be mounted there")));
+            return Err(Error::InvalidArgument(format!(
+                "{at} is a symbolic link in the image: {kind} cannot be mounted there"
+            )));
         }
         make_folder(at)?;
         // /dev is filled after it is mounted, and made read-only when that is done.
@@ -206,8 +208,12 @@ impl Prepared {
         // Version 1's mount options say nothing to version 2.
         let data = if kind == "cgroup2" { "" } else { &self.options.data };
         sys::mount(source, at, kind, flags, data).map_err(|e| match e.raw_os_error() {
-            Some(libc::ENODEV) => Error::Unsupported(format!("the guest kernel has no file system {kind}, wanted at {at}")),
-            Some(libc::EINVAL) => Error::InvalidArgument(format!("cannot mount {kind} at {at} with options {data:?}: invalid argument")),
+            Some(libc::ENODEV) => {
+                Error::Unsupported(format!("the guest kernel has no file system {kind}, wanted at {at}"))
+            }
+            Some(libc::EINVAL) => {
+                Error::InvalidArgument(format!("cannot mount {kind} at {at} with options {data:?}: invalid argument"))
+            }
             _ => Error::Internal(format!("cannot mount {kind} at {at}: {}", describe(&e))),
         })
     }

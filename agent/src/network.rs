@@ -79,7 +79,11 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 fn family(address: IpAddr) -> u8 {
-    if address.is_ipv4() { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
+    if address.is_ipv4() {
+        libc::AF_INET as u8
+    } else {
+        libc::AF_INET6 as u8
+    }
 }
 
 /// "172.29.0.2/16" as address and prefix length.
@@ -137,7 +141,9 @@ pub fn configure(wanted: &Interface) -> Result<()> {
         let text = [wanted.name.as_bytes(), b"\0"].concat();
         set_up(&socket, index, false)
             .and_then(|()| {
-                Message::new(libc::RTM_NEWLINK, 0, &link_body(index, 0, 0)).attribute(libc::IFLA_IFNAME, &text).send(&socket)
+                Message::new(libc::RTM_NEWLINK, 0, &link_body(index, 0, 0))
+                    .attribute(libc::IFLA_IFNAME, &text)
+                    .send(&socket)
             })
             .map_err(failed(format!("cannot name {name} {}", wanted.name)))?;
     }

@@ -216,7 +216,13 @@ impl Agent {
     }
 
     pub fn clone_init(
-        &mut self, serial: u64, setup: &Setup, program: &Program, flags: u64, pid_namespace: Option<OwnedFd>, cgroup: &File,
+        &mut self,
+        serial: u64,
+        setup: &Setup,
+        program: &Program,
+        flags: u64,
+        pid_namespace: Option<OwnedFd>,
+        cgroup: &File,
     ) -> Result<()> {
         let ends = self.make_pipes(serial)?;
         let (sync, theirs) = sys::seqpacket_pair().context(|| "cannot make a socket".into())?;
@@ -258,7 +264,8 @@ impl Agent {
         let pidfd = sys::pidfd_open(init_pid).map_err(gone)?;
         let ends = self.make_pipes(serial)?;
         let (sync, theirs) = sys::seqpacket_pair().context(|| "cannot make a socket".into())?;
-        let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
+        let kinds =
+            libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
         let join = [(sys::dup(&pidfd).context(|| "cannot open the container".into())?, kinds)];
         let pid = in_pid_namespace(Some(&pidfd), || {
             sys::clone_into(0, &folder, || launch::run_exec(&join, program, ends, &theirs))
@@ -334,7 +341,11 @@ impl Agent {
         if let Some(sync) = process.sync.take() {
             self.epoll.remove(&sync);
         }
-        let died = || Error::ResourceExhausted("the process was killed before it could start: is the memory limit too small?".into());
+        let died = || {
+            Error::ResourceExhausted(
+                "the process was killed before it could start: is the memory limit too small?".into(),
+            )
+        };
         if process.failure.is_none() && (!process.ready || process.ticket.is_none()) {
             process.failure = Some(died());
         }
@@ -349,7 +360,11 @@ impl Agent {
                     self.init_started(&id);
                 }
                 if let Some(ticket) = ticket {
-                    let result = if init { json!({"started_ns": started_ns}) } else { json!({"pid": pid, "started_ns": started_ns}) };
+                    let result = if init {
+                        json!({"started_ns": started_ns})
+                    } else {
+                        json!({"pid": pid, "started_ns": started_ns})
+                    };
                     self.answer(ticket, Ok(result));
                 }
             }
@@ -449,10 +464,13 @@ impl Agent {
     }
 
     fn output_ended(&mut self, serial: u64, which: Which) {
-        let stream = self.processes.get(&serial).and_then(|p| match which {
-            Which::Output => p.output.as_ref(),
-            _ => p.error.as_ref(),
-        }.map(|end| end.stream));
+        let stream = self.processes.get(&serial).and_then(|p| {
+            match which {
+                Which::Output => p.output.as_ref(),
+                _ => p.error.as_ref(),
+            }
+            .map(|end| end.stream)
+        });
         self.close_end(serial, which);
         if let Some(stream) = stream {
             self.link.finish(stream);

@@ -84,10 +84,13 @@ fn rescan(disk: &Disk) {
 
 /// Waits for the disk and mounts it.
 fn mount_disk(disk: &Disk, at: &str, flags: u64, data: &str) -> Result<()> {
-    let (kind, began) = (match disk.fs {
-        DiskFs::Erofs => "erofs",
-        DiskFs::Ext4 => "ext4",
-    }, Instant::now());
+    let (kind, began) = (
+        match disk.fs {
+            DiskFs::Erofs => "erofs",
+            DiskFs::Ext4 => "ext4",
+        },
+        Instant::now(),
+    );
     fs::create_dir_all(at).context(|| format!("cannot make {at}"))?;
     let mut scanned = false;
     let mut last = "it has not appeared".to_string();
@@ -103,7 +106,9 @@ fn mount_disk(disk: &Disk, at: &str, flags: u64, data: &str) -> Result<()> {
             match sys::mount(&node, at, kind, flags, data) {
                 Ok(()) => return Ok(()),
                 // The node can be there before the device answers.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENOMEDIUM | libc::EIO | libc::ENOENT)) => {
+                Err(e)
+                    if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENOMEDIUM | libc::EIO | libc::ENOENT)) =>
+                {
                     last = describe(&e);
                 }
                 Err(e) => {
@@ -177,7 +182,8 @@ fn overlay(id: &str, rootfs: &Rootfs) -> Result<()> {
         // The root folder's owner and mode are the upper one's, so they are taken over from the image.
         let image = fs::metadata(format!("{LAYERS}/{top}")).context(|| "cannot look at the image's root".into())?;
         fs::create_dir(&up).context(|| format!("cannot make {up}"))?;
-        fs::set_permissions(&up, fs::Permissions::from_mode(image.mode() & 0o7777)).context(|| format!("cannot set the mode of {up}"))?;
+        fs::set_permissions(&up, fs::Permissions::from_mode(image.mode() & 0o7777))
+            .context(|| format!("cannot set the mode of {up}"))?;
         sys::chown(&up, image.uid(), image.gid()).context(|| format!("cannot set the owner of {up}"))?;
     }
     fs::create_dir_all(&work).context(|| format!("cannot make {work}"))?;

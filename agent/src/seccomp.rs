@@ -69,7 +69,9 @@ fn action(name: &str, errno: Option<u32>) -> Result<u32> {
         "SCMP_ACT_ALLOW" => ALLOW,
         "SCMP_ACT_LOG" => LOG,
         "SCMP_ACT_NOTIFY" => {
-            return Err(Error::Unsupported("seccomp: SCMP_ACT_NOTIFY needs a listener, which a sandbox has none of".into()))
+            return Err(Error::Unsupported(
+                "seccomp: SCMP_ACT_NOTIFY needs a listener, which a sandbox has none of".into(),
+            ))
         }
         _ => return Err(Error::InvalidArgument(format!("seccomp: unknown action {name:?}"))),
     })
@@ -97,7 +99,9 @@ pub fn compile(seccomp: &Seccomp) -> Result<Option<Filter>> {
     }
     program.extend(search(&leaves(&calls, default)?));
     if program.len() > MAX_INSTRUCTIONS {
-        return Err(Error::InvalidArgument("seccomp: the profile is too long for the kernel (4096 instructions)".into()));
+        return Err(Error::InvalidArgument(
+            "seccomp: the profile is too long for the kernel (4096 instructions)".into(),
+        ));
     }
     Ok(Some(Filter { program, flags: flags(&seccomp.flags)? }))
 }
@@ -199,18 +203,12 @@ fn condition(arg: &SeccompArg, behind: usize) -> Result<Vec<sock_filter>> {
     let (high, low) = halves(arg.value);
     let no = behind;
     Ok(match arg.op.as_str() {
-        "SCMP_CMP_EQ" => vec![
-            op(LOAD, high_at),
-            branch(JUMP_EQ, high, 0, no + 2),
-            op(LOAD, low_at),
-            branch(JUMP_EQ, low, 0, no),
-        ],
-        "SCMP_CMP_NE" => vec![
-            op(LOAD, high_at),
-            branch(JUMP_EQ, high, 0, 2),
-            op(LOAD, low_at),
-            branch(JUMP_EQ, low, no, 0),
-        ],
+        "SCMP_CMP_EQ" => {
+            vec![op(LOAD, high_at), branch(JUMP_EQ, high, 0, no + 2), op(LOAD, low_at), branch(JUMP_EQ, low, 0, no)]
+        }
+        "SCMP_CMP_NE" => {
+            vec![op(LOAD, high_at), branch(JUMP_EQ, high, 0, 2), op(LOAD, low_at), branch(JUMP_EQ, low, no, 0)]
+        }
         "SCMP_CMP_MASKED_EQ" => {
             let (want_high, want_low) = halves(arg.value_two);
             vec![

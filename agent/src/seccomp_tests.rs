@@ -12,17 +12,22 @@ fn run(filter: &Filter, call: impl FnOnce() -> libc::c_long) -> i32 {
     // SAFETY: the child only makes system calls and ends with _exit, as a child of a process with threads must.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        let code = match sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).and_then(|()| sys::seccomp(&filter.program, filter.flags)) {
-            Err(_) => 125,
-            Ok(()) if call() < 0 => std::io::Error::last_os_error().raw_os_error().unwrap_or(124),
-            Ok(()) => 0,
-        };
+        let code =
+            match sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).and_then(|()| sys::seccomp(&filter.program, filter.flags)) {
+                Err(_) => 125,
+                Ok(()) if call() < 0 => std::io::Error::last_os_error().raw_os_error().unwrap_or(124),
+                Ok(()) => 0,
+            };
         sys::exit_now(code);
     }
     let mut status = 0;
     // SAFETY: waits for the child just made.
     unsafe { libc::waitpid(pid, &mut status, 0) };
-    if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
+    if libc::WIFSIGNALED(status) {
+        128 + libc::WTERMSIG(status)
+    } else {
+        libc::WEXITSTATUS(status)
+    }
 }
 
 fn getppid() -> libc::c_long {
@@ -90,7 +95,9 @@ fn arguments_are_compared_as_64_bit_numbers() {
 
 #[test]
 fn all_conditions_of_a_rule_must_hold_and_any_rule_may() {
-    let rule = |conditions: &str| format!(r#"{{"names": ["dup2"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99, "args": [{conditions}]}}"#);
+    let rule = |conditions: &str| {
+        format!(r#"{{"names": ["dup2"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99, "args": [{conditions}]}}"#)
+    };
     let arg = |index: u32, value: u64| format!(r#"{{"index": {index}, "value": {value}, "op": "SCMP_CMP_EQ"}}"#);
     let both = rule(&format!("{},{}", arg(0, 1000), arg(1, 1001)));
     let text = format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{both}, {}]}}"#, rule(&arg(0, 2000)));

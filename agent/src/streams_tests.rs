@@ -17,7 +17,11 @@ fn receivers_take_and_refuse_as_the_vectors_say() {
             match step["error"].as_str() {
                 Some(rule) => assert_eq!(got.map_err(Rule::name), Err(rule), "{what}"),
                 None => {
-                    assert_eq!(got.map(|b| std::str::from_utf8(b).unwrap()), Ok(step["takes"].as_str().unwrap()), "{what}");
+                    assert_eq!(
+                        got.map(|b| std::str::from_utf8(b).unwrap()),
+                        Ok(step["takes"].as_str().unwrap()),
+                        "{what}"
+                    );
                     assert_eq!(receiver.next(), number(&step["next"]), "{what}");
                 }
             }
@@ -90,7 +94,12 @@ fn a_queue_gives_back_what_was_pushed() {
     let mut queue = Queue::default();
     let (mut pushed, mut taken) = (0u32, 0u32);
     for round in 0..1_000usize {
-        let bytes: Vec<u8> = (0..round % 97).map(|_| { pushed += 1; pushed as u8 }).collect();
+        let bytes: Vec<u8> = (0..round % 97)
+            .map(|_| {
+                pushed += 1;
+                pushed as u8
+            })
+            .collect();
         queue.push(&bytes);
         let count = (round * 7 % 61).min(queue.len());
         for &byte in &queue.bytes()[..count] {

@@ -9,11 +9,19 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 pub type Pid = libc::pid_t;
 
 fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
-    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
 }
 
 fn check_int(ret: libc::c_int) -> io::Result<libc::c_int> {
-    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
 }
 
 /// Text for the kernel; a NUL inside is refused as the kernel would refuse an unknown name.
@@ -207,8 +215,7 @@ pub fn child_signals() -> io::Result<OwnedFd> {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
         check_int(libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()))?;
-        check_int(libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))
-            .map(|fd| own(fd.into()))
+        check_int(libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)).map(|fd| own(fd.into()))
     }
 }
 
@@ -301,9 +308,7 @@ pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
 
 /// Replaces the program; comes back only with the error.
 pub fn exec(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
-    let pointers = |list: &[CString]| {
-        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
-    };
+    let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
     let (argv, envp) = (pointers(args), pointers(env));
     // SAFETY: both arrays end with a null pointer and their texts outlive the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
@@ -318,8 +323,7 @@ pub fn prctl(option: libc::c_int, value: u64) -> io::Result<()> {
 pub fn raise_ambient(capability: u32) -> io::Result<()> {
     let raise = libc::PR_CAP_AMBIENT_RAISE;
     // SAFETY: numbers only.
-    check_int(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, libc::c_ulong::from(capability), 0, 0) })
-        .map(|_| ())
+    check_int(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, libc::c_ulong::from(capability), 0, 0) }).map(|_| ())
 }
 
 /// Effective, permitted and inheritable sets as bit masks.
@@ -569,7 +573,8 @@ pub fn add_entropy(entropy: &[u8]) -> io::Result<()> {
 
 /// Turns the machine off. A kernel without ACPI cannot: there a reset does it, as the VMM runs with `-no-reboot`.
 pub fn power_off() -> ! {
-    let off = std::path::Path::new("/sys/firmware/acpi").exists() || std::path::Path::new("/sys/firmware/devicetree").exists();
+    let off = std::path::Path::new("/sys/firmware/acpi").exists()
+        || std::path::Path::new("/sys/firmware/devicetree").exists();
     let how = if off { libc::RB_POWER_OFF } else { libc::RB_AUTOBOOT };
     // SAFETY: no pointers; the file systems are unmounted.
     unsafe { libc::reboot(how) };
@@ -581,7 +586,8 @@ pub fn power_off() -> ! {
 /// A route netlink socket whose replies are waited for at most two seconds.
 pub fn route_socket() -> io::Result<OwnedFd> {
     // SAFETY: numbers only.
-    let fd = check_int(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) })?;
+    let fd =
+        check_int(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) })?;
     let fd = own(fd.into());
     let wait = libc::timeval { tv_sec: 2, tv_usec: 0 };
     let size = std::mem::size_of_val(&wait) as libc::socklen_t;

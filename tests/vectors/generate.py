@@ -100,7 +100,8 @@ welcome = frame(WELCOME, payload=welcome_payload, nonce=NEW_NONCE)
 big = 2**64 - 1
 
 frames = {
-    "about": "Frames of docs/agent-protocol.md section 2. `to`: agent, host or both (who receives it). The connection's "
+    "about": "Frames of docs/agent-protocol.md section 2. `to`: agent, host or both "
+    "(who receives it). The connection's "
     "nonce is `nonce`. Each entry of `invalid` is what a receiver in step must refuse with the rule named; the "
     "refusal may come as soon as the header is complete. `resync`: what a receiver that is out of step (or, "
     "`in_step`, was in step with `nonce`) finds in a run of bytes, fed whole or byte by byte.",
@@ -305,9 +306,11 @@ def sent(offset: int, text: str, fin: bool = False) -> dict[str, Any]:
 
 
 streams = {
-    "about": "One one-way flow seen from each end. `receiver`: starts at `next` and has granted up to `limit`; each step "
+    "about": "One one-way flow seen from each end. `receiver`: starts at `next` and "
+    "has granted up to `limit`; each step "
     "gives a DATA frame, then either what it delivers (`takes`) and the new `next` position (what an ACK would carry; "
-    "the FIN counts as one), or the rule it breaks (`error`). `sender`: steps write bytes, finish, take an ACK, lose the connection "
+    "the FIN counts as one), or the rule it breaks (`error`). `sender`: steps write "
+    "bytes, finish, take an ACK, lose the connection "
     "(`disconnect`) or a RESET; `sends` is all that may be sent after the step, neighbouring frames joined; a step "
     "without `sends` sends nothing. `keeps`: bytes still held afterwards. `over`: the flow is over.",
     "receiver": [

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from hyper.system.database import Database
 
 _log = logging.getLogger(__name__)
-KERNELS = Path("/var/lib/hyper/kernels")
+SHARED = Path("/var/lib/hyper")
+"""What belongs to the host and not to one daemon: guest kernels, and which accelerator really works."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,14 +81,14 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
             SandboxSettings(
                 runtime_dir=settings.exec_root,
                 guest=GuestSettings(
-                    kernel=KernelSettings(folder=KERNELS, configured=settings.kernel),
+                    kernel=KernelSettings(folder=SHARED / "kernels", configured=settings.kernel),
                     agent=find_agent(settings.agent),
                     cache=settings.data_root / "boot",
                 ),
                 qemu=QemuSettings(
                     root_id=root.root_id,
-                    state_dir=settings.data_root / "hypervisor",
-                    runtime_dir=settings.exec_root,
+                    state_dir=SHARED / "hypervisor",
+                    runtime_dir=settings.exec_root / "vm",  # where strays' folders are swept
                     binary=str(settings.qemu or f"qemu-system-{platform.machine()}"),
                     accelerator=AcceleratorChoice(settings.accel),
                 ),

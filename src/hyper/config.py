@@ -250,7 +250,8 @@ class Settings:
         key="hyper.rootfs-size", flags=("--rootfs-size",), env="HYPER_ROOTFS_SIZE", metavar="SIZE",
     )  # fmt: skip
     vmm_uid_range: tuple[int, int] = _setting(
-        (1_900_000_000, 1_900_065_535), _uid_range, "user ids for the VMs' processes, one each, clear of /etc/subuid's; both ends belong to it",
+        (1_900_000_000, 1_900_065_535), _uid_range,
+        "user ids for the VMs' processes, one each, clear of /etc/subuid's; both ends belong to it",
         key="hyper.vmm-uid-range", flags=("--vmm-uid-range",), env="HYPER_VMM_UID_RANGE", metavar="FIRST-LAST",
     )  # fmt: skip
 

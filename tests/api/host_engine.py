@@ -239,7 +239,7 @@ class HostContainers:
             raise AlreadyExists(f'Conflict. The container name "/{name}" is already in use')
         id_ = secrets.token_hex(32)
         container, warnings = container_from(
-            config, image, container_id=id_, name=name or generate(taken.__contains__), log_path=""
+            config, image, container_id=id_, name=name or generate(taken.__contains__), log_path="", network_ids={}
         )
         self._managed[id_] = Managed(container, OutputHub())
         self._emit(self._managed[id_], "create")

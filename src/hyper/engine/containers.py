@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -59,6 +59,7 @@ class ContainerUseCases:
         events: EventLog,
         tasks: TaskSet,
         on_removed: Callable[[str], None],
+        network_ids: Mapping[str, str],
     ) -> None:
         self._registry = registry
         self._records = records
@@ -71,6 +72,7 @@ class ContainerUseCases:
         self._events = events
         self._tasks = tasks
         self._on_removed = on_removed
+        self._network_ids = network_ids
 
     # --- create, look up, rename -------------------------------------------------------------------------------
 
@@ -88,6 +90,7 @@ class ContainerUseCases:
             container_id=container_id,
             name=name or generate(self._registry.has_name),
             log_path=str(self._layout.log(container_id)),
+            network_ids=self._network_ids,
         )
         self._layout.make(container_id)
         try:

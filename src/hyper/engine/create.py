@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -17,9 +17,15 @@ MINIMUM_MEMORY_BYTES = 6 * 1024 * 1024
 
 
 def container_from(
-    config: ContainerConfig, image: Image, *, container_id: str, name: str, log_path: str
+    config: ContainerConfig,
+    image: Image,
+    *,
+    container_id: str,
+    name: str,
+    log_path: str,
+    network_ids: Mapping[str, str],
 ) -> tuple[Container, tuple[str, ...]]:
-    """The record of a new container, and warnings for its user."""
+    """The record of a new container, and warnings for its user. ``network_ids``: by name."""
     _check(config)
     merged = _merge(config, image, container_id)
     words = (*_words(merged.entrypoint), *(merged.command or ()))
@@ -34,7 +40,7 @@ def container_from(
         config=merged,
         path=words[0],
         args=tuple(words[1:]),
-        networks=(NetworkAttachment(network=network),),
+        networks=(NetworkAttachment(network=network, network_id=network_ids.get(network, "")),),
         log_path=log_path,
     )
     runtime_spec(container, default_memory_bytes=MINIMUM_MEMORY_BYTES)  # says now what would stop the start

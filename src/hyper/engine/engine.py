@@ -76,6 +76,7 @@ class LiveEngine:
             events=self.events,
             tasks=self._tasks,
             on_removed=self.execs.forget_container,
+            network_ids={one.name: one.id for one in builtin_networks(settings.id, network)},
         )
         self.images = ImageUseCases(images, self._registry, self.events)
         self._recovery = Recovery(

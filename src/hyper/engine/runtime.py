@@ -22,6 +22,9 @@ from hyper.oci.runtime_spec import (
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+ROOT = "0"
+"""Named, so that the agent looks up its further groups in the image, as Docker does."""
+
 
 def runtime_spec(container: Container, *, default_memory_bytes: int) -> dict[str, Any]:
     """The OCI runtime spec of a container. InvalidArgument or Unsupported for what cannot be run; ``create`` calls it
@@ -34,7 +37,7 @@ def runtime_spec(container: Container, *, default_memory_bytes: int) -> dict[str
                 args=(container.path, *container.args),
                 env=_env(config, config.tty, ()),
                 cwd=config.working_dir or "/",
-                user=config.user,
+                user=config.user or ROOT,
                 terminal=config.tty,
                 console_size=config.console_size if any(config.console_size) else None,
                 privileged=config.privileged,
@@ -67,7 +70,7 @@ def exec_process(container: Container, exec_config: ExecConfig, console_size: tu
             args=exec_config.command,
             env=_env(config, exec_config.tty, exec_config.env),
             cwd=exec_config.working_dir or config.working_dir or "/",
-            user=exec_config.user or config.user,
+            user=exec_config.user or config.user or ROOT,
             terminal=exec_config.tty,
             console_size=console_size if any(console_size) else None,
             privileged=exec_config.privileged or config.privileged,

@@ -8,6 +8,7 @@ same image. Neighbours: ``store.py`` (takes the tar in), ``make setup`` and the 
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Sequence
@@ -103,12 +104,14 @@ async def install(store: ImageStore, busybox: Path = BUSYBOX) -> Image:
     except NotFound:
         pass
     tar = await blocking.run(_host_root_tar, busybox)
+    # The package's own date: the same for the same binary.
+    built_ns = (await blocking.run(os.stat, busybox)).st_mtime_ns
 
     async def stream() -> AsyncIterator[bytes]:
         yield tar
 
     return await store.import_root(
-        stream(), reference=NAME, changes=CHANGES, message=MESSAGE, platform=None, created_ns=0
+        stream(), reference=NAME, changes=CHANGES, message=MESSAGE, platform=None, created_ns=built_ns
     )
 
 

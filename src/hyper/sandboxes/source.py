@@ -235,7 +235,7 @@ class SandboxSource:
             hypervisor=info.name if info else "",
             hypervisor_version=info.version if info else "",
             accelerator=info.accelerator.value if info else "",
-            accelerator_reason=info.reason if info else (self._problem.message if self._problem else ""),
+            accelerator_reason=info.reason if info else (self._problem.message if self._problem else "being tried"),
             kernel_kind=kernel.kind if kernel else "",
             kernel_release=kernel.release if kernel else "",
             kernel_path=kernel.vmlinux if kernel else None,

@@ -48,7 +48,6 @@ _MISSING: tuple[tuple[str, str, str], ...] = (
     ("GET", "/plugins/privileges", _PLUGINS),
     ("POST", "/plugins/pull", _PLUGINS),
     ("POST", "/plugins/create", _PLUGINS),
-    ("GET", "/plugins/{name:path}/json", _PLUGINS),
     ("DELETE", "/plugins/{name:path}", _PLUGINS),
     ("POST", "/plugins/{name:path}/enable", _PLUGINS),
     ("POST", "/plugins/{name:path}/disable", _PLUGINS),

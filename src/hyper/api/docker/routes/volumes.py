@@ -18,6 +18,7 @@ def routes() -> tuple[Route, ...]:
         Route("GET", "/volumes", list_volumes),
         Route("GET", "/volumes/{name}", inspect_volume),
         Route("GET", "/plugins", list_plugins),
+        Route("GET", "/plugins/{name:path}/json", inspect_plugin),
     )
 
 
@@ -33,3 +34,7 @@ async def inspect_volume(call: Call) -> Response:
 async def list_plugins(call: Call) -> Response:
     filters.parse(call.text("filters"), _PLUGIN_FILTERS)
     return json_response([])
+
+
+async def inspect_plugin(call: Call) -> Response:
+    raise NotFound(f'plugin "{call.params["name"]}" not found')

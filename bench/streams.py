@@ -190,8 +190,8 @@ def executed(engine: Engine, container: str, kind: str, mib: int) -> Row:
 
 def sent(engine: Engine, container: str, mib: int) -> Row:
     """stdin → guest."""
-    command = f"echo ready; head -c {mib * MIB} >/dev/null; echo done"
-    return _written(engine, f"exec -i, stdin to {'guest'}", container, command, mib, len("done\n"))
+    command = "echo ready; cat >/dev/null; echo done"
+    return _written(engine, "exec -i, stdin", container, command, mib, len("done\n"))
 
 
 def echoed(engine: Engine, container: str, mib: int) -> Row:
@@ -212,14 +212,14 @@ def _written(engine: Engine, what: str, container: str, command: str, mib: int, 
     def write() -> None:
         for _ in range(mib):
             stdin.write(piece)
-        stdin.flush()
+        stdin.close()
 
     writer = threading.Thread(target=write)
     writer.start()
     read_exactly(client, answer_bytes)
     row = meter.row()
     writer.join()
-    client.communicate(timeout=60)
+    client.wait(60)
     return row
 
 
@@ -251,6 +251,7 @@ def measure(engine: Engine, mib: int, only: str) -> None:
             "cat": lambda: echoed(engine, container, mib),
             "logs": lambda: logged(engine, container),
         }
+        print(f"# daemon {engine.daemon_pid}, vm {engine.vm_pids()}", flush=True)  # for perf, strace and py-spy
         for name, step in steps.items():
             if name.startswith(only):
                 print(step(), flush=True)

@@ -20,6 +20,8 @@ _MIB = 1 << 20
 _MEMORY_SLOTS = 16
 _TCG_CACHE_MIB = 64
 """Bounds the translation cache, which QEMU would let grow to a gigabyte per VM."""
+_TCG_CPU_WITHOUT = "-erms"
+"""With "fast" string instructions a kernel copies and clears memory by ``rep movsb``, which TCG runs byte by byte."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def _processor(spec: MachineSpec, info: HypervisorInfo) -> list[str]:
     if info.accelerator is Accelerator.KVM:
         model = ["-accel", "kvm", "-cpu", "host"]
     else:
-        model = ["-accel", f"tcg,thread=multi,tb-size={_TCG_CACHE_MIB}", "-cpu", "max"]
+        model = ["-accel", f"tcg,thread=multi,tb-size={_TCG_CACHE_MIB}", "-cpu", f"max,{_TCG_CPU_WITHOUT}"]
     return [*model, "-smp", f"cpus={spec.cpus},maxcpus={max(spec.cpus, spec.max_cpus)}"]
 
 

@@ -176,9 +176,7 @@ class Hyperd:
         links = self.namespace.exec(["ip", "-o", "link"]).stdout
         found += [f"interface: {line}" for line in links.splitlines() if ": hy" in line and "tap" in line]
         for folder, names, _ in os.walk("/sys/fs/cgroup"):
-            found += [
-                f"cgroup {folder}/{name}" for name in names if self.root_id in name and _has_processes(folder, name)
-            ]
+            found += [f"cgroup {folder}/{name}" for name in names if self.root_id in name]
         for path in self.exec_root.rglob("*"):
             if not path.is_dir():
                 found.append(f"file {path}")
@@ -200,13 +198,6 @@ def wait_until_served(socket: Path, process: subprocess.Popen[bytes], log: Path 
         if time.monotonic() > deadline_s:
             raise AssertionError(f"it did not serve {socket} within {START_TIMEOUT_S} s\n{text}")
         time.sleep(0.02)
-
-
-def _has_processes(folder: str, name: str) -> bool:
-    try:
-        return bool(Path(folder, name, "cgroup.procs").read_text().strip())
-    except OSError:
-        return False
 
 
 def _processes_of(marker: str) -> list[tuple[int, str]]:

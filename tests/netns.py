@@ -95,8 +95,8 @@ class NetworkNamespace:
         return _run(["ip", "netns", "exec", self.name, *argv], check=check, timeout_s=timeout_s)
 
     def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a command; killed when the namespace closes. ``ip netns exec`` gives it this namespace's /sys too."""
-        process = subprocess.Popen(["ip", "netns", "exec", self.name, *argv], **options)
+        """Start a command; killed when the namespace closes. Not by ``ip netns exec``: its own /sys has no cgroups."""
+        process = subprocess.Popen(["nsenter", f"--net=/run/netns/{self.name}", *argv], **options)
         self._processes.append(process)
         return process
 

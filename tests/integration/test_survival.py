@@ -234,7 +234,8 @@ def kill_at_random(daemon: Hyperd, operations: int, seed: int) -> None:
     choice = random.Random(seed)
     journal = Journal()
     for number in range(operations):
-        delay_s = choice.choice([0.0, 0.002, 0.01, 0.05, 0.3, 1.0, 2.5]) * choice.random() * 2
+        # From "before the first answer" to "a container has booted and another is being removed".
+        delay_s = choice.choice([0.0, 0.01, 0.05, 0.3, 1.5, 4.0, 8.0]) * choice.random()
         timer = threading.Timer(delay_s, lambda: daemon.process is not None and daemon.process.kill())
         timer.start()
         try:

@@ -169,3 +169,7 @@ class Hypervisor(Protocol):
         """Kill VMMs of this daemon's root whose sandbox id is not in ``keep``; their ids. For start-up after kill
         -9."""
         ...
+
+    async def close(self) -> None:
+        """Give back what belongs to no VMM (the daemon exits). VMMs run on."""
+        ...

@@ -194,5 +194,8 @@ class FakeHypervisor:
             await machine.end(VmmExit(False, "reaped"))
         return [machine.spec.sandbox_id for machine in strays]
 
+    async def close(self) -> None:
+        """The fake has nothing beside its machines."""
+
     def _living(self) -> Iterable[_Machine]:
         return [machine for machine in self._host.machines.values() if machine.exit is None]

@@ -124,6 +124,7 @@ class SandboxSource:
         for sandbox in list(self._live.values()):
             await sandbox.release()
         self._live.clear()
+        await self._hypervisor.close()
         self._identities.close()
 
     async def acquire(self, request: SandboxRequest) -> Sandbox:

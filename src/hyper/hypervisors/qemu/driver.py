@@ -131,6 +131,9 @@ class QemuHypervisor:
             await self._cgroups.find(name).remove()
         return killed
 
+    async def close(self) -> None:
+        self._cgroups.remove_group()
+
     def _is_vmm(self, pid: int) -> bool:
         """Whether it runs under a VMM's uid: anybody can write our marker into a command line."""
         ids = processes.user_ids(pid)

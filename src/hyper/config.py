@@ -242,7 +242,7 @@ class Settings:
         key="hyper.default-memory", flags=("--default-memory",), env="HYPER_DEFAULT_MEMORY", metavar="SIZE",
     )  # fmt: skip
     default_cpus: float | None = _setting(
-        None, _cpus, "processors that a container without --cpus may use (default: all of the host's)",
+        None, _cpus, "processors that a container without --cpus may use (default: all of the host's with KVM, else 1)",
         key="hyper.default-cpus", flags=("--default-cpus",), env="HYPER_DEFAULT_CPUS", metavar="NUMBER",
     )  # fmt: skip
     rootfs_size_bytes: int = _setting(

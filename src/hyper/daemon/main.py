@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -75,7 +74,7 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
         first, last = settings.vmm_uid_range
         sizing = SizingSettings(
             default_memory_bytes=settings.default_memory_bytes,
-            default_cpus=int(settings.default_cpus or os.cpu_count() or 1),
+            default_cpus=settings.default_cpus,
         )
         sandboxes = SandboxSource(
             SandboxSettings(

@@ -50,12 +50,22 @@ class SizingSettings:
     """Defaults for containers that do not say."""
 
     default_memory_bytes: int = 2 << 30
-    default_cpus: int = 1
-    """A second vCPU costs 0.2 s (tuned kernel) to 1 s (Debian's) of boot under TCG."""
+    default_cpus: float | None = None
+    """None: all of the host's, but one where QEMU translates the guest's code: there a second vCPU costs 0.35 to 1 s
+    of CPU time at boot, and makes a pipe between two processes ten times slower on a busy host (vCPUs that wait for
+    each other's locks)."""
+
+    def vcpus(self, host: Host, *, emulated: bool) -> int:
+        """How many vCPUs a container that does not say gets."""
+        wanted = self.default_cpus or (1 if emulated else host.cpus)
+        return max(1, min(math.ceil(wanted), host.cpus))
 
 
-def size_for(memory_bytes: int | None, cpus: float | None, settings: SizingSettings, host: Host) -> Size:
-    """The VM for a workload limited to ``memory_bytes`` and ``cpus``. InvalidArgument in Docker's words."""
+def size_for(
+    memory_bytes: int | None, cpus: float | None, settings: SizingSettings, host: Host, *, emulated: bool
+) -> Size:
+    """The VM for a workload limited to ``memory_bytes`` and ``cpus``. ``emulated``: without KVM. InvalidArgument in
+    Docker's words."""
     most = _aligned(min(host.memory_bytes, _ADDRESSABLE_BYTES))
     if memory_bytes is not None and memory_bytes < MINIMUM_LIMIT_BYTES:
         raise InvalidArgument("Minimum memory limit allowed is 6MB")
@@ -63,7 +73,7 @@ def size_for(memory_bytes: int | None, cpus: float | None, settings: SizingSetti
     # A limit above what the host has can never be reached; its page structures alone would fill the guest.
     memory = min(_aligned(limit + _FIXED_OVERHEAD_BYTES + int(limit * _SHARE_OVERHEAD)), most)
     if cpus is None:
-        vcpus = max(1, min(settings.default_cpus, host.cpus))
+        vcpus = settings.vcpus(host, emulated=emulated)
     elif not 0.01 <= cpus <= host.cpus:
         raise InvalidArgument(
             f"Range of CPUs is from 0.01 to {host.cpus}.00, as there are only {host.cpus} CPUs available"

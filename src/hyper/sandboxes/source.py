@@ -134,14 +134,15 @@ class SandboxSource:
         with ExitStack() as taps:
             for nic in request.nics:
                 taps.callback(os.close, nic.tap_fd)
-            size = size_for(request.memory_bytes, request.cpus, self._settings.sizing, self._host)
             boot_image, info = await self._prepare()
+            emulated = info.accelerator is not Accelerator.KVM
+            size = size_for(request.memory_bytes, request.cpus, self._settings.sizing, self._host, emulated=emulated)
             uid = self._identities.allocate()
             taps.pop_all()  # the driver closes them from here on
         spec = MachineSpec(
             sandbox_id=request.sandbox_id,
             runtime_dir=self._runtime_dir(request.sandbox_id),
-            image=boot_image.image(emulated=info.accelerator is not Accelerator.KVM),
+            image=boot_image.image(emulated=emulated),
             memory_bytes=size.memory_bytes,
             max_memory_bytes=size.max_memory_bytes,
             cpus=size.cpus,
@@ -243,7 +244,9 @@ class SandboxSource:
             agent_version=self._agent_version,
             template="none yet: every sandbox is booted",
             default_memory_bytes=self._settings.sizing.default_memory_bytes,
-            default_cpus=min(self._settings.sizing.default_cpus, self._host.cpus),
+            default_cpus=self._settings.sizing.vcpus(
+                self._host, emulated=info is None or info.accelerator is not Accelerator.KVM
+            ),
             warnings=(*(info.notes if info else ()), *((self._problem.message,) if self._problem else ())),
         )
 

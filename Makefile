@@ -38,7 +38,8 @@ fmt: setup-test  ## rewrite Python and Rust sources in the house's format
 
 agent: setup     ## build the agent that runs as PID 1 in each VM
 
-kernel: setup    ## build the tuned guest kernel from Debian's sources (minutes)
+kernel:          ## build the tuned guest kernel from Debian's sources (minutes)
+	@tools/setup kernel
 	@kernel/build.sh
 
 bench: setup-test ## measure: start times, output rates, memory (docs/benchmarks.md)

@@ -95,7 +95,7 @@ def docker_engine(dockerd: Path) -> Iterator[Engine]:
         (folder / "docker-config").mkdir()
         door = Door("dockerd", folder / "docker.sock", folder / "docker-config")
         roots = [f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"]
-        drivers = ["--exec-opt=native.cgroupdriver=cgroupfs", "--storage-driver=overlay2", "--bridge=none"]
+        drivers = ["--exec-opt=native.cgroupdriver=cgroupfs", "--storage-driver=overlay2", "--bridge=none", "--iptables=false"]
         path = f"{dockerd.parent}:{dockerd.parent.parent / 'bin'}:{os.environ['PATH']}"
         with (folder / "log").open("wb") as log:
             process = namespace.popen(

@@ -41,11 +41,12 @@ def state(daemon: Hyperd, name: str) -> dict[str, object]:
 
 
 def vmm_pids(daemon: Hyperd) -> list[int]:
-    """QEMU processes of this daemon's root, by the marker in their names."""
+    """QEMU processes of this daemon's root, by the marker in their names; not the one that tries an accelerator out."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and f"hyper:{daemon.root_id}:".encode() in (entry / "cmdline").read_bytes():
+            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if f"hyper:{daemon.root_id}:".encode() in command and b":probe-" not in command:
                 found.append(int(entry.name))
     return found
 

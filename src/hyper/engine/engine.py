@@ -88,6 +88,7 @@ class LiveEngine:
             sandboxes=sandboxes,
             network=network,
             containers=self.containers,
+            tasks=self._tasks,
         )
         sandboxes.on_record = lambda record: records.put_sandbox(record.sandbox_id, record.owner, record.encode())
         sandboxes.on_gone = records.delete_sandbox

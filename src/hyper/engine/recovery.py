@@ -23,7 +23,8 @@ from hyper.engine.model import NetworkAttachment, Status
 from hyper.engine.records import EngineRecords
 from hyper.engine.registry import ContainerRegistry
 from hyper.engine.run import VMM_DIED_EXIT_CODE, Run
-from hyper.errors import HyperError
+from hyper.engine.tasks import TaskSet
+from hyper.errors import HyperError, Unavailable
 from hyper.guest.messages import ContainerState, ProcessExited, ProcessState
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
@@ -32,6 +33,9 @@ from hyper.networks.ports import PortBinding as NetworkBinding
 from hyper.sandboxes.source import Sandbox, SandboxRecord, SandboxSource
 
 _log = logging.getLogger(__name__)
+
+TAKEOVER_S = 20.0
+"""How long one guest may keep the daemon from serving the others, once its agent has answered."""
 
 
 class Recovery:
@@ -46,6 +50,7 @@ class Recovery:
         sandboxes: SandboxSource,
         network: BridgeNetwork | None,
         containers: ContainerUseCases,
+        tasks: TaskSet,
     ) -> None:
         self._registry = registry
         self._records = records
@@ -55,6 +60,7 @@ class Recovery:
         self._sandboxes = sandboxes
         self._network = network
         self._containers = containers
+        self._tasks = tasks
 
     async def run(self) -> None:
         """Everything, before the API answers."""
@@ -96,11 +102,13 @@ class Recovery:
             self._records.delete_sandbox(container.sandbox_id)
             return
         try:
-            await self._resume(managed, sandbox)
-        except HyperError as error:
-            _log.error("container %s cannot be taken over: %s", container.id[:12], error.message)
+            async with asyncio.timeout(TAKEOVER_S):
+                await self._resume(managed, sandbox)
+        except (HyperError, TimeoutError) as error:
+            reason = error.message if isinstance(error, HyperError) else "its agent does not answer"
+            _log.error("container %s cannot be taken over: %s", container.id[:12], reason)
             await sandbox.destroy(graceful=False)
-            self._lost(managed, f"its VM could not be taken over: {error.message}")
+            self._lost(managed, f"its VM could not be taken over: {reason}")
 
     async def _resume(self, managed: Managed, sandbox: Sandbox) -> None:
         state = await sandbox.agent.state()
@@ -109,7 +117,7 @@ class Recovery:
             await sandbox.destroy(graceful=False)
             self._lost(managed, "its VM does not know it")
             return
-        init = next(process for process in mine.processes if process.process == "")
+        init = init_of(mine, tty=managed.snapshot.config.tty)
         run = Run(
             container_id=managed.id,
             sandbox=sandbox,
@@ -127,19 +135,25 @@ class Recovery:
                 self._registry.store(managed, managed.with_state(status=status))
         else:
             run.exited(exit_of(mine, init))
-        for process in mine.processes:
-            if process.process:
-                await self._abandon_exec(sandbox, managed.id, process)
         self._containers.follow(managed, run)
+        execs = [process for process in mine.processes if process.process]
+        if execs:
+            self._tasks.spawn(self._abandon_execs(sandbox, managed.id, execs), name=f"execs of {managed.id[:12]}")
 
-    async def _abandon_exec(self, sandbox: Sandbox, container_id: str, process: ProcessState) -> None:
-        """Its client went with the old daemon: nobody reads its output any more, and nobody asks for its exit."""
+    async def _abandon_execs(self, sandbox: Sandbox, container_id: str, execs: list[ProcessState]) -> None:
+        """Their clients went with the old daemon: nobody reads their output any more, and nobody asks for their exits.
+
+        Beside the recovery, for it is the guest that says how many there are and how fast it answers."""
         agent = sandbox.agent
-        for number in (process.stdio.io, process.stdio.stderr):
-            if number is not None:
-                agent.drop_output(number, "its client has gone")
-        if process.status == "exited":
-            await agent.forget(container_id, process.process)
+        try:
+            for process in execs:
+                for number in (process.stdio.io, process.stdio.stderr):
+                    if number is not None:
+                        agent.drop_output(number, "its client has gone")
+                if process.status == "exited":
+                    await agent.forget(container_id, process.process)
+        except HyperError as error:
+            _log.warning("container %s: execs of the daemon before not forgotten: %s", container_id[:12], error)
 
     def _lost(self, managed: Managed, reason: str) -> None:
         networks = tuple(
@@ -168,6 +182,18 @@ class Recovery:
         for holder in self._images.lease_holders():
             if holder not in known:
                 self._images.release(holder)
+
+
+def init_of(container: ContainerState, *, tty: bool) -> ProcessState:
+    """The container's own process. Unavailable when what the guest tells of it cannot be: it must not stop the daemon
+    from starting."""
+    inits = [process for process in container.processes if process.process == ""]
+    if len(inits) != 1:
+        raise Unavailable(f"its agent tells of {len(inits)} processes where there is one")
+    [init] = inits
+    if init.tty != tty or init.stdio.stderr == init.stdio.io or (init.stdio.stderr is None) != tty:
+        raise Unavailable("its agent tells of other streams than the container has")
+    return init
 
 
 def exit_of(container: ContainerState, init: ProcessState) -> ProcessExited:

@@ -14,6 +14,12 @@ from msgspec import Meta, Struct
 Text = Annotated[str, Meta(max_length=65_536)]
 Name = Annotated[str, Meta(max_length=256)]
 StreamNumber = Annotated[int, Meta(ge=1, le=2**32 - 1)]
+# What the engine records and shows must be what it can record and show: the guest chooses these.
+Pid = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Instant = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+ExitCode = Annotated[int, Meta(ge=0, le=255)]
+SignalNumber = Annotated[int, Meta(ge=0, le=255)]
 
 
 # -- what the host says
@@ -91,36 +97,36 @@ class Nothing(Struct):
 
 
 class Pong(Struct):
-    time_ns: int
+    time_ns: Instant
 
 
 class Created(Struct):
-    pid: int
+    pid: Pid
 
 
 class Started(Struct):
-    started_ns: int
+    started_ns: Instant
 
 
 class ExecStarted(Struct):
-    pid: int
-    started_ns: int
+    pid: Pid
+    started_ns: Instant
 
 
 class Pids(Struct):
-    pids: Annotated[list[int], Meta(max_length=1 << 20)]
+    pids: Annotated[list[Pid], Meta(max_length=1 << 20)]
 
 
 class ProcessState(Struct):
     """``process`` is "" for the container's init, else the exec's id."""
 
     process: Name
-    pid: int
+    pid: Pid
     status: Literal["created", "running", "exited"]
-    exit_code: int | None
-    signal: int | None
-    started_ns: int | None
-    exited_ns: int | None
+    exit_code: ExitCode | None
+    signal: SignalNumber | None
+    started_ns: Instant | None
+    exited_ns: Instant | None
     stdio: Stdio
     tty: bool
 
@@ -128,46 +134,46 @@ class ProcessState(Struct):
 class ContainerState(Struct):
     id: Name
     status: Literal["created", "running", "paused", "stopped"]
-    pid: int
+    pid: Pid
     oom_killed: bool
     processes: list[ProcessState]
 
 
 class SandboxMemory(Struct):
-    total_bytes: int
-    available_bytes: int
+    total_bytes: Count
+    available_bytes: Count
 
 
 class SandboxState(Struct):
     containers: list[ContainerState]
-    uptime_ns: int
+    uptime_ns: Instant
     kernel: Name
     memory: SandboxMemory
 
 
 class IoStats(Struct):
-    major: int
-    minor: int
-    rbytes: int
-    wbytes: int
-    rios: int
-    wios: int
+    major: Count
+    minor: Count
+    rbytes: Count
+    wbytes: Count
+    rios: Count
+    wios: Count
 
 
 class Stats(Struct):
     """cgroup v2's numbers of one container. ``memory_limit_bytes`` and ``pids_limit`` None: no limit."""
 
-    cpu_usage_ns: int
-    cpu_user_ns: int
-    cpu_system_ns: int
-    memory_bytes: int
-    memory_limit_bytes: int | None
-    memory_stat: dict[str, int]
-    pids: int
-    pids_limit: int | None
-    oom_kills: int
+    cpu_usage_ns: Count
+    cpu_user_ns: Count
+    cpu_system_ns: Count
+    memory_bytes: Count
+    memory_limit_bytes: Count | None
+    memory_stat: dict[Name, Count]
+    pids: Count
+    pids_limit: Count | None
+    oom_kills: Count
     io: list[IoStats]
-    networks: dict[str, dict[str, int]]
+    networks: dict[Name, dict[Name, Count]]
 
 
 # -- events
@@ -178,9 +184,9 @@ class ProcessExited(Struct, frozen=True):
 
     id: Name
     exec_id: Name
-    exit_code: Annotated[int, Meta(ge=0, le=255)]
-    signal: int | None
-    exited_ns: int
+    exit_code: ExitCode
+    signal: SignalNumber | None
+    exited_ns: Instant
     oom_killed: bool
 
 

@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -78,8 +78,8 @@ class Welcome(msgspec.Struct):
     """WELCOME's JSON."""
 
     version: int
-    agent: str
-    boot_id: str
+    agent: Annotated[str, msgspec.Meta(max_length=256)]
+    boot_id: Annotated[str, msgspec.Meta(max_length=256)]
     resumed: bool
 
 
@@ -108,7 +108,7 @@ def decode_welcome(payload: bytes, echo: bytes) -> Welcome:
     """WELCOME's members; ProtocolError when they are not what §3 says."""
     try:
         welcome = msgspec.json.decode(payload[len(echo) :], type=Welcome)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError("bad_welcome", str(error)) from error
     if welcome.version != VERSION:
         raise ProtocolError("bad_welcome", f"the agent chose version {welcome.version}, which was not offered")

@@ -199,19 +199,20 @@ class SandboxSource:
             self._identities.free(record.uid)
             raise
         try:
-            agent = await self._connect(
-                vmm.agent_socket,
-                instance=secrets.token_hex(16),
-                first=False,
-                deadline_s=_ADOPT_S,
-            )
-        except Unavailable as error:
+            async with asyncio.timeout(2 * _ADOPT_S):  # it also tells its state, which has a longer deadline elsewhere
+                agent = await self._connect(
+                    vmm.agent_socket,
+                    instance=secrets.token_hex(16),
+                    first=False,
+                    deadline_s=_ADOPT_S,
+                )
+        except (HyperError, TimeoutError) as error:
             # It cannot be told from a hung guest what runs in it, so nothing of it can be kept.
             await vmm.kill()
             await self._clear(record.sandbox_id)
             self._identities.free(record.uid)
             raise NotFound(
-                f"the guest agent of sandbox {record.sandbox_id} does not answer: {error.message}"
+                f"the guest agent of sandbox {record.sandbox_id} does not answer: {error or 'in time'}"
             ) from error
         except BaseException:
             await vmm.release()

@@ -24,9 +24,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from hyper.images.builtin import BUSYBOX, root_tar  # noqa: E402
 from tests.hyperd import Door, running_hyperd  # noqa: E402
 from tests.netns import NetworkNamespace  # noqa: E402
+
+from hyper.images.builtin import BUSYBOX, root_tar  # noqa: E402
 
 MIB = 1 << 20
 TEXT = "The quick brown fox jumps over the lazy dog, and then it does the same thing again 0123456789."
@@ -95,7 +96,12 @@ def docker_engine(dockerd: Path) -> Iterator[Engine]:
         (folder / "docker-config").mkdir()
         door = Door("dockerd", folder / "docker.sock", folder / "docker-config")
         roots = [f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"]
-        drivers = ["--exec-opt=native.cgroupdriver=cgroupfs", "--storage-driver=overlay2", "--bridge=none", "--iptables=false"]
+        drivers = [
+            "--exec-opt=native.cgroupdriver=cgroupfs",
+            "--storage-driver=overlay2",
+            "--bridge=none",
+            "--iptables=false",
+        ]
         path = f"{dockerd.parent}:{dockerd.parent.parent / 'bin'}:{os.environ['PATH']}"
         with (folder / "log").open("wb") as log:
             process = namespace.popen(

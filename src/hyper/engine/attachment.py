@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator
 
 from hyper.engine.api import OutputChunk
 from hyper.engine.output import OutputHub, Subscription
@@ -20,16 +21,15 @@ class HubAttachment:
         tty: bool,
         stdin: bool,
         streams: frozenset[str],
-        history: Sequence[OutputChunk] = (),
+        history: AsyncIterator[OutputChunk] | None = None,
         end_stdin_with_client: bool,
-        on_close: Callable[[], None] = lambda: None,
     ) -> None:
+        """``history``: what came before the hub's next chunk."""
         self._hub = hub
         self._tty = tty
         self._stdin = stdin
         self._history = history
         self._end_stdin = end_stdin_with_client
-        self._on_close = on_close
         self._subscription: Subscription = hub.subscribe(streams)
         self._closed = False
 
@@ -38,15 +38,17 @@ class HubAttachment:
         return self._tty
 
     async def output(self) -> AsyncIterator[OutputChunk]:
-        for chunk in self._history:
-            yield chunk
+        if self._history is not None:
+            async for chunk in self._history:
+                yield chunk
         async for chunk in self._subscription.take():
             yield chunk
 
     async def write(self, data: bytes) -> None:
         if not self._stdin:
             return
-        stream = await self._hub.input
+        # Shielded: a client that is cancelled here must not cancel the future for the process and all other clients.
+        stream = await asyncio.shield(self._hub.input)
         if stream is None:
             return
         try:
@@ -55,18 +57,15 @@ class HubAttachment:
             self._stdin = False  # the process does not read any more, or is gone; its exit tells the client
 
     async def finish(self) -> None:
-        if not (self._stdin and self._end_stdin):
-            return
-        self._stdin = False
-        stream = await self._hub.input
-        if stream is not None:
-            try:
-                await stream.finish()
-            except Unavailable:
-                pass  # already gone, as above
+        if self._stdin and self._end_stdin:
+            self._stdin = False
+            self._hub.end_input()
 
     async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._hub.unsubscribe(self._subscription)
-            self._on_close()
+        if self._closed:
+            return
+        self._closed = True
+        self._hub.unsubscribe(self._subscription)
+        if self._stdin and self._end_stdin and not self._tty:
+            # As Docker: a client that vanishes ends the stdin that is its own, also of a process that starts later.
+            self._hub.end_input()

@@ -55,11 +55,12 @@ def _words(entrypoint: Sequence[str] | None) -> tuple[str, ...]:
 def _merge(config: ContainerConfig, image: Image, container_id: str) -> ContainerConfig:
     defaults = image.config.container_config
     entrypoint, command = config.entrypoint, config.command
-    if entrypoint is None:
-        # Docker: a new entrypoint makes the image's command meaningless, so only the image's own entrypoint keeps it.
-        entrypoint = tuple(defaults.entrypoint_words) if defaults.entrypoint_words else None
+    if not entrypoint:
+        # Docker: a new entrypoint makes the image's command meaningless, an empty list is no new one.
         if not command:
             command = tuple(defaults.cmd_words) if defaults.cmd_words else command
+        if entrypoint is None:
+            entrypoint = tuple(defaults.entrypoint_words) if defaults.entrypoint_words else None
     exposed = dict.fromkeys((*config.exposed_ports, *(defaults.exposed_ports or {})))
     return msgspec.structs.replace(
         config,

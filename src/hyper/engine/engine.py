@@ -20,12 +20,15 @@ from hyper.engine.recovery import Recovery
 from hyper.engine.registry import ContainerRegistry
 from hyper.engine.starter import Starter
 from hyper.engine.tasks import TaskSet
-from hyper.errors import HyperError
+from hyper.errors import NotModified
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
 from hyper.networks.bridge import BridgeNetwork
 from hyper.sandboxes.source import SandboxSource
 from hyper.system.database import Database
+
+_SETTLE_S = 30.0
+"""For taking down what has been stopped; each step of it has a limit of its own."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +69,6 @@ class LiveEngine:
         self.execs = ExecUseCases(self._registry, self.events, self._tasks)
         self.containers = ContainerUseCases(
             registry=self._registry,
-            records=records,
             layout=layout,
             images=images,
             disks=disks,
@@ -99,16 +101,16 @@ class LiveEngine:
 
     async def close(self, *, stop_containers: bool) -> None:
         """Stop the containers (all at once, each with its own timeout), or let go of them while they run on."""
+        await self._tasks.cancel("request")  # their clients are gone; a start under way leaves nothing
         if stop_containers:
             live = [managed for managed in self._registry if managed.state.live]
             results = await asyncio.gather(
                 *(self.containers.stop(managed.id) for managed in live), return_exceptions=True
             )
             for managed, result in zip(live, results, strict=True):
-                if isinstance(result, BaseException) and not isinstance(result, HyperError):
+                if isinstance(result, BaseException) and not isinstance(result, NotModified):
                     _log.error("container %s could not be stopped", managed.id[:12], exc_info=result)
-            for kind in ("teardown", "discard", "follow", "auto-remove"):
-                await self._tasks.settle(kind)
+            await self._tasks.settle("follow", "teardown", "discard", "auto-remove", timeout_s=_SETTLE_S)
         await self._tasks.cancel()
         for managed in self._registry:
             if managed.run is not None:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from hyper.engine.model import Event
+from hyper.engine.model import Container, Event
 
 KEPT_EVENTS = 1024
 LISTENER_EVENTS = 4096
@@ -29,6 +29,11 @@ class EventLog:
                 queue.put_nowait(event)
             except asyncio.QueueFull:
                 self._listeners.discard(queue)
+
+    def of_container(self, container: Container, action: str, **attributes: str) -> None:
+        """An event of a container, with the attributes that all of them have."""
+        common = {**container.config.labels, "image": container.config.image, "name": container.name}
+        self.emit("container", action, container.id, {**common, **attributes})
 
     def subscribe(self, *, since_ns: int, until_ns: int, accept: Callable[[Event], bool]) -> AsyncIterator[Event]:
         """Registered when this returns, so that nothing that happens after is missed; the caller must iterate it."""

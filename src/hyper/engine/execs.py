@@ -1,10 +1,8 @@
 """Use cases on execs. Implements :class:`hyper.engine.api.Execs`.
 
-Execs live in memory: they have one client, whose connection ends with the daemon; after a restart the agent ends
-their records by itself
-(``recovery.py``). Their output goes to that client without a log: it is acknowledged as the client takes it. Ended
-ones are forgotten with
-their container, or when there are more than a few hundred.
+Execs live in memory: they have one client, whose connection ends with the daemon; after a restart ``recovery.py`` has
+the agent drop them as they end. Their output goes to that client without a log: it is acknowledged as the client takes
+it. They are forgotten with their container, and the oldest that do not run when there are more than a few hundred.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,7 +23,7 @@ from hyper.engine.output import OutputHub, StreamName
 from hyper.engine.registry import ContainerRegistry
 from hyper.engine.run import DRAIN_S, Run
 from hyper.engine.runtime import exec_process
-from hyper.engine.starter_errors import start_failure_code
+from hyper.engine.starter import start_failure_code
 from hyper.engine.tasks import TaskSet
 from hyper.errors import Conflict, HyperError, InvalidArgument, NotFound, Unavailable
 from hyper.guest.messages import ProcessExited, Stdio
@@ -58,7 +57,7 @@ class ExecUseCases:
         exec_id = secrets.token_hex(32)
         self._execs[exec_id] = _Managed(Exec(id=exec_id, container_id=container.id, config=config))
         self._prune()
-        self._emit(container, f"exec_create: {' '.join(config.command)}", exec_id)
+        self._events.of_container(container.snapshot, f"exec_create: {' '.join(config.command)}", execID=exec_id)
         return exec_id
 
     def get(self, exec_id: str) -> Exec:
@@ -74,40 +73,61 @@ class ExecUseCases:
         run = self._running(container)
         managed.started = True
         config = managed.snapshot.config
-        agent = run.sandbox.agent
-        attached = not detach
-        stdio = Stdio(
-            io=agent.new_stream(),
-            stderr=None if config.tty else agent.new_stream(),
-            stdin=attached and config.attach_stdin,
-        )
-        attachment: HubAttachment | None = None
-        if attached:
-            wanted = (("stdout", config.attach_stdout or config.tty), ("stderr", config.attach_stderr))
-            attachment = HubAttachment(
-                managed.hub,
-                tty=config.tty,
-                stdin=config.attach_stdin,
-                streams=frozenset(name for name, on in wanted if on),
-                end_stdin_with_client=True,
+        if detach:
+            await self._tasks.carry_out(
+                self._begin(managed, container, run, False, console_size), name=f"request: exec {exec_id[:12]}"
             )
+            return None
+        wanted = (("stdout", config.attach_stdout or config.tty), ("stderr", config.attach_stderr))
+        attachment = HubAttachment(
+            managed.hub,
+            tty=config.tty,
+            stdin=config.attach_stdin,
+            streams=frozenset(name for name, on in wanted if on),
+            end_stdin_with_client=True,
+        )
+        try:
+            await self._tasks.carry_out(
+                self._begin(managed, container, run, config.attach_stdin, console_size),
+                name=f"request: exec {exec_id[:12]}",
+            )
+        except BaseException:
+            await attachment.close()  # a client that has left must not hold the process up
+            raise
+        return attachment
+
+    async def _begin(
+        self, managed: _Managed, container: Managed, run: Run, stdin: bool, console_size: tuple[int, int]
+    ) -> None:
+        config = managed.snapshot.config
+        exec_id = managed.snapshot.id
+        agent = run.sandbox.agent
+        stdio = Stdio(io=agent.new_stream(), stderr=None if config.tty else agent.new_stream(), stdin=stdin)
+        outputs: list[tuple[StreamName, OutputStream]] = [("stdout", agent.output(stdio.io))]
+        if stdio.stderr is not None:
+            outputs.append(("stderr", agent.output(stdio.stderr)))
         ended: asyncio.Future[ProcessExited] = asyncio.get_running_loop().create_future()
         run.exec_ends[exec_id] = ended
         try:
-            begun = await agent.exec(
-                container.id, exec_id, exec_process(container.snapshot, config, console_size), stdio
-            )
-        except HyperError as error:
+            process = exec_process(container.snapshot, config, console_size)
+            begun = await agent.exec(container.id, exec_id, process, stdio)
+        except BaseException as error:
             run.exec_ends.pop(exec_id, None)
+            for _, stream in outputs:
+                agent.drop_output(stream.number, "it did not start")
             managed.hub.end()
-            managed.snapshot = msgspec.structs.replace(managed.snapshot, exit_code=start_failure_code(error))
+            code = start_failure_code(error) if isinstance(error, HyperError) else 128
+            managed.snapshot = msgspec.structs.replace(managed.snapshot, exit_code=code)
+            if run.ending and isinstance(error, HyperError):
+                raise Conflict(f"container {container.id} is not running") from error
             raise
         managed.run = run
         managed.snapshot = msgspec.structs.replace(managed.snapshot, running=True, pid=begun.pid)
-        managed.hub.input.set_result(agent.input(stdio.io) if stdio.stdin else None)
-        self._tasks.spawn(self._follow(managed, container, stdio, ended), name=f"exec {exec_id[:12]}")
-        self._emit(container, f"exec_start: {' '.join(config.command)}", exec_id)
-        return attachment
+        managed.hub.input.set_result(agent.input(stdio.io) if stdin else None)
+        follower = self._tasks.spawn(self._follow(managed, container, run, outputs, ended), name=f"exec {exec_id[:12]}")
+        run.exec_tasks.add(follower)
+        follower.add_done_callback(run.exec_tasks.discard)
+        self._events.of_container(container.snapshot, f"exec_start: {' '.join(config.command)}", execID=exec_id)
 
     async def resize(self, exec_id: str, *, rows: int, columns: int) -> None:
         managed = self._find(exec_id)
@@ -116,28 +136,35 @@ class ExecUseCases:
         await managed.run.sandbox.agent.resize(managed.snapshot.container_id, exec_id, rows=rows, columns=columns)
 
     async def _follow(
-        self, managed: _Managed, container: Managed, stdio: Stdio, ended: asyncio.Future[ProcessExited]
+        self,
+        managed: _Managed,
+        container: Managed,
+        run: Run,
+        outputs: Sequence[tuple[StreamName, OutputStream]],
+        ended: asyncio.Future[ProcessExited],
     ) -> None:
-        assert managed.run is not None
-        agent = managed.run.sandbox.agent
         exec_id = managed.snapshot.id
-        pumps = [asyncio.create_task(self._pump(managed.hub, "stdout", agent.output(stdio.io)))]
-        if stdio.stderr is not None:
-            pumps.append(asyncio.create_task(self._pump(managed.hub, "stderr", agent.output(stdio.stderr))))
+        pumps = [asyncio.create_task(self._pump(managed.hub, name, stream)) for name, stream in outputs]
         try:
-            exit_code = (await ended).exit_code
-        except Unavailable:
-            exit_code = 137  # the container ended around it, which kills it
-        managed.hub.stop_waiting()
-        _, late = await asyncio.wait(pumps, timeout=DRAIN_S)
-        for task in late:
-            task.cancel()
+            try:
+                exit_code = (await ended).exit_code
+            except Unavailable:
+                exit_code = 137  # the container ended around it, which kills it
+            managed.hub.stop_waiting()
+            await asyncio.wait(pumps, timeout=DRAIN_S)
+        finally:  # of what is not drained by now, nothing is wanted any more
+            for task in pumps:
+                task.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            for _, stream in outputs:
+                if not stream.over:
+                    run.sandbox.agent.drop_output(stream.number, "its process has ended")
         managed.snapshot = msgspec.structs.replace(managed.snapshot, running=False, exit_code=exit_code)
-        managed.run.exec_ends.pop(exec_id, None)
+        run.exec_ends.pop(exec_id, None)
         managed.hub.end()
-        self._emit(container, "exec_die", exec_id, exitCode=str(exit_code))
+        self._events.of_container(container.snapshot, "exec_die", execID=exec_id, exitCode=str(exit_code))
         try:
-            await agent.forget(container.id, exec_id)
+            await run.sandbox.agent.forget(container.id, exec_id)
         except HyperError as error:
             _log.debug("exec %s: %s", exec_id[:12], error)
 
@@ -167,25 +194,15 @@ class ExecUseCases:
         return managed
 
     def _prune(self) -> None:
-        """Forget the oldest ended ones; running ones are never forgotten."""
-        if len(self._execs) > KEPT_EXECS:
-            for exec_id, managed in list(self._execs.items()):
-                if managed.started and not managed.snapshot.running:
-                    del self._execs[exec_id]
-                    if len(self._execs) <= KEPT_EXECS:
-                        return
+        """Forget the oldest that do not run."""
+        for exec_id, managed in list(self._execs.items()):
+            if len(self._execs) <= KEPT_EXECS:
+                return
+            if not managed.started or managed.snapshot.exit_code is not None:
+                del self._execs[exec_id]
 
     def forget_container(self, container_id: str) -> None:
         """The container was removed: its execs go with it."""
         for exec_id, managed in list(self._execs.items()):
             if managed.snapshot.container_id == container_id:
                 del self._execs[exec_id]
-
-    def _emit(self, container: Managed, action: str, exec_id: str, **attributes: str) -> None:
-        config = container.snapshot.config
-        self._events.emit(
-            "container",
-            action,
-            container.id,
-            {**config.labels, "image": config.image, "name": container.snapshot.name, "execID": exec_id, **attributes},
-        )

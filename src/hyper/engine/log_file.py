@@ -8,6 +8,10 @@ one write, so after ``kill -9`` the last whole line says exactly where to go on:
 last line is cut off.
 ``{"run":N}`` lines mark where a run begins and positions start again at 0.
 
+On a full disk output is lost rather than the container stopped, but its bytes are acknowledged, so the agent has them
+no longer: how far that went is written to ``log-positions`` beside the log, a few bytes whose space was taken when the
+run began. The next daemon goes on from the later of the two.
+
 As in Docker, text is logged line by line; a line over 16 KiB is split, text without a newline waits for one
 (unacknowledged,
 so the agent still holds it) until 16 KiB or the end. Times have nine decimals always, so that they sort as text.
@@ -16,9 +20,9 @@ so the agent still holds it) until 16 KiB or the end. Times have nine decimals a
 from __future__ import annotations
 
 import calendar
-import errno
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -28,10 +32,12 @@ from typing import Final, Literal
 import msgspec
 
 from hyper.engine.model import LogEntry
+from hyper.errors import ResourceExhausted
 
 StreamName = Literal["stdout", "stderr"]
 MAX_LINE_BYTES: Final = 16 * 1024
 _READ_BYTES: Final = 256 * 1024
+_POSITIONS: Final = re.compile(rb"(\d{20}) (\d{20})\n")
 _INDEX: Final[dict[str, int]] = {"stdout": 0, "stderr": 1}
 _log = logging.getLogger(__name__)
 
@@ -67,33 +73,53 @@ def _parse_seconds(text: str) -> int:
 class LogWriter:
     """Appends one run's output. Not safe for two writers; the run owns it."""
 
-    def __init__(self, path: Path, descriptor: int, ends: list[int]) -> None:
+    def __init__(self, path: Path, descriptor: int, positions: int, ends: list[int]) -> None:
         self.path = path
         self._descriptor = descriptor
+        self._positions = positions
         self._ends = ends
         self._partial: dict[str, bytes] = {"stdout": b"", "stderr": b""}
         self._dropped = 0
 
     @classmethod
     def begin(cls, path: Path) -> LogWriter:
-        """For a new run: positions start at 0."""
-        writer = cls._open(path)
-        writer._ends = [0, 0]
-        writer._write(b'{"run":%d}\n' % time.time_ns())
+        """For a new run: positions start at 0. ResourceExhausted when there is no space even for saying so."""
+        try:
+            writer = cls._open(path)
+            writer._ends = [0, 0]
+            try:
+                writer._keep_positions()  # before the mark: those of the last run must not hold for this one
+                writer._write_all(b'{"run":%d}\n' % time.time_ns())
+            except BaseException:
+                writer.close()
+                raise
+        except OSError as error:
+            raise ResourceExhausted(
+                f"the log {path} cannot be written ({error.strerror}); free some space and try again"
+            ) from error
         return writer
 
     @classmethod
     def resume(cls, path: Path) -> LogWriter:
-        """For a run that another daemon began: positions are the file's. A torn last line is cut off."""
-        return cls._open(path)
+        """For a run that another daemon began: positions are the file's, or further. A torn last line is cut off."""
+        writer = cls._open(path)
+        kept = _POSITIONS.fullmatch(os.pread(writer._positions, 64, 0))
+        if kept is not None:
+            writer._ends = [max(end, int(other)) for end, other in zip(writer._ends, kept.groups(), strict=True)]
+        return writer
 
     @classmethod
     def _open(cls, path: Path) -> LogWriter:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        ends, size = _last_position(descriptor)
-        os.ftruncate(descriptor, size)
-        os.lseek(descriptor, size, os.SEEK_SET)
-        return cls(path, descriptor, ends)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o640)
+        try:
+            ends, size = _last_position(descriptor)
+            os.ftruncate(descriptor, size)
+            os.lseek(descriptor, size, os.SEEK_SET)
+            return cls(path, descriptor, os.open(path.with_name("log-positions"), flags, 0o640), ends)
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def position(self, stream: StreamName) -> int:
         """The agent's stream position up to which the file holds the output."""
@@ -122,6 +148,7 @@ class LogWriter:
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
+            os.close(self._positions)
             self._descriptor = -1
 
     def _write_lines(self, stream: StreamName, lines: list[bytes]) -> None:
@@ -142,13 +169,9 @@ class LogWriter:
     def _write(self, data: bytes) -> None:
         """All of it, or (disk full) none of it: a container must not stop because its log cannot grow."""
         start = os.lseek(self._descriptor, 0, os.SEEK_CUR)
-        view = memoryview(data)
         try:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            self._write_all(data)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-                raise
             os.ftruncate(self._descriptor, start)
             os.lseek(self._descriptor, start, os.SEEK_SET)
             if not self._dropped:
@@ -156,10 +179,20 @@ class LogWriter:
                     "log %s cannot be written (%s): output is lost until there is space", self.path, error.strerror
                 )
             self._dropped += len(data)
+            self._keep_positions()
             return
         if self._dropped:
             _log.warning("log %s can be written again; %d bytes of log were lost", self.path, self._dropped)
             self._dropped = 0
+
+    def _write_all(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    def _keep_positions(self) -> None:
+        """In place, in one write: it needs no space after the first time, and ``kill -9`` does not tear it."""
+        os.pwrite(self._positions, b"%020d %020d\n" % tuple(self._ends), 0)
 
 
 def read_entries(path: Path, position: int = 0) -> Iterator[tuple[int, LogEntry]]:

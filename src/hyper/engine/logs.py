@@ -8,7 +8,8 @@ what is kept. It looks for more every 50 ms.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from hyper.engine.api import OutputChunk
@@ -46,7 +47,7 @@ async def read(
                     return
                 if entry.stream in streams and entry.time_ns >= since_ns:
                     yield entry
-        if not follow or not live or run is None or managed.removed:
+        if not follow or not live or run is None or managed.removed or (until_ns and time.time_ns() > until_ns):
             return
         await asyncio.wait({run.ended}, timeout=_FOLLOW_S)
 
@@ -63,14 +64,29 @@ def _batch(path: Path, position: int) -> list[tuple[int, LogEntry]]:
     return batch
 
 
-def history(managed: Managed, layout: Layout, streams: frozenset[str]) -> list[OutputChunk]:
-    """All output up to now, including text that waits for its newline."""
-    chunks: list[OutputChunk] = [
-        (entry.stream, entry.data) for _, entry in read_entries(layout.log(managed.id)) if entry.stream in streams
-    ]
+def history(managed: Managed, layout: Layout, streams: frozenset[str]) -> AsyncIterator[OutputChunk]:
+    """All output up to this call, including text that waits for its newline; read as it is taken."""
+    path = layout.log(managed.id)
+    end = path.stat().st_size if path.exists() else 0
+    pending: list[OutputChunk] = []
     if managed.run is not None:
-        if "stdout" in streams and (text := managed.run.log.pending("stdout")):
-            chunks.append(("stdout", text))
-        if "stderr" in streams and (text := managed.run.log.pending("stderr")):
-            chunks.append(("stderr", text))
-    return chunks
+        log = managed.run.log
+        if "stdout" in streams and (text := log.pending("stdout")):
+            pending.append(("stdout", text))
+        if "stderr" in streams and (text := log.pending("stderr")):
+            pending.append(("stderr", text))
+    return _history(path, end, streams, pending)
+
+
+async def _history(
+    path: Path, end: int, streams: frozenset[str], pending: Sequence[OutputChunk]
+) -> AsyncIterator[OutputChunk]:
+    position = 0
+    while position < end and (batch := await blocking.run(_batch, path, position)):
+        for position, entry in batch:
+            if position > end:
+                break
+            if entry.stream in streams:
+                yield entry.stream, entry.data
+    for chunk in pending:
+        yield chunk

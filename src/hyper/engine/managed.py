@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from hyper.engine.model import Container, ContainerState, WaitResult
+from hyper.engine.model import Container, ContainerState, Status, WaitResult
 from hyper.engine.output import OutputHub
 from hyper.engine.run import Run
 
@@ -25,45 +25,48 @@ class Managed:
     hub: OutputHub = field(default_factory=OutputHub)
     """Streams of the present run, or of the next one when clients attach before the start."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by start, restart, rename and remove; stop and kill must work beside them."""
+    """Held by start, restart, rename, pause and remove; stop and kill must work beside them."""
     teardown: asyncio.Task[None] | None = None
     """Taking down the sandbox of the last run; the writable layer is free when it is done."""
+    removing: bool = False
+    """A user has asked for its removal: it is not started any more."""
     removed: bool = False
-    waiters: list[tuple[WaitCondition, asyncio.Future[WaitResult]]] = field(default_factory=list)
-    stdin_client: bool = False
-    """A client that brings stdin is attached (or was) for the coming run."""
+    _waiters: dict[asyncio.Future[WaitResult], WaitCondition] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         return self.snapshot.id
 
-    def with_state(self, **changes: object) -> Container:
-        """The snapshot with some members of its state replaced."""
-        return msgspec.structs.replace(self.snapshot, state=msgspec.structs.replace(self.snapshot.state, **changes))
-
     @property
     def state(self) -> ContainerState:
         return self.snapshot.state
 
-    def wait(self, condition: WaitCondition) -> asyncio.Future[WaitResult]:
-        """A future of how it ends; done already when the condition holds now."""
-        future: asyncio.Future[WaitResult] = asyncio.get_running_loop().create_future()
-        if (condition == "not-running" and not self.state.live) or self.removed:
-            future.set_result(self.result())
-        else:
-            self.waiters.append((condition, future))
-        return future
+    def with_state(self, **changes: object) -> Container:
+        """The snapshot with some members of its state replaced."""
+        return msgspec.structs.replace(self.snapshot, state=msgspec.structs.replace(self.snapshot.state, **changes))
 
-    def result(self) -> WaitResult:
-        return WaitResult(exit_code=self.state.exit_code, error=self.state.error)
+    def view(self) -> Container:
+        """The snapshot with what only the memory knows: running execs, and a removal under way."""
+        shown = self.with_state(status=Status.REMOVING) if self.removing else self.snapshot
+        return shown if self.run is None else msgspec.structs.replace(shown, exec_ids=tuple(self.run.exec_ends))
+
+    def wait(self, condition: WaitCondition) -> asyncio.Future[WaitResult]:
+        """A future of how it ends; done already when the condition holds now. Give it up by cancelling it."""
+        future: asyncio.Future[WaitResult] = asyncio.get_running_loop().create_future()
+        if self.removed or (condition == "not-running" and not self.state.live):
+            future.set_result(self._result())
+        else:
+            self._waiters[future] = condition
+            future.add_done_callback(lambda done: self._waiters.pop(done, None))
+        return future
 
     def notify(self, *conditions: WaitCondition) -> None:
         """Tell those who wait for one of these."""
-        remaining = []
-        for condition, future in self.waiters:
-            if condition in conditions:
-                if not future.done():
-                    future.set_result(self.result())
-            elif not future.done():
-                remaining.append((condition, future))
-        self.waiters = remaining
+        for future, condition in tuple(self._waiters.items()):
+            if condition in conditions and not future.done():
+                future.set_result(self._result())
+
+    def _result(self) -> WaitResult:
+        # dockerd 20.10: a removal that went well has no error, whatever the container's was; the docker CLI would print
+        # it a second time after a start that failed.
+        return WaitResult(exit_code=self.state.exit_code, error="" if self.removed else self.state.error)

@@ -82,6 +82,17 @@ class OutputHub:
         self._ended = False
         self.input: asyncio.Future[InputStream | None] = asyncio.get_running_loop().create_future()
         """The process's stdin once it has started; None when it has none."""
+        self._ending_input: asyncio.Task[None] | None = None
+
+    def end_input(self) -> None:
+        """End the process's stdin, or, before it has started, see to it that it finds it ended."""
+        if self._ending_input is None and not self._ended:
+            self._ending_input = asyncio.create_task(self._end_input(), name="end stdin")
+
+    async def _end_input(self) -> None:
+        stream = await asyncio.shield(self.input)
+        if stream is not None:
+            await stream.finish()
 
     def subscribe(self, streams: frozenset[str]) -> Subscription:
         subscription = Subscription(streams)
@@ -112,5 +123,7 @@ class OutputHub:
         for subscription in self._subscriptions:
             subscription.end()
         self._subscriptions.clear()
+        if self._ending_input is not None:
+            self._ending_input.cancel()
         if not self.input.done():
             self.input.set_result(None)

@@ -20,6 +20,7 @@ from hyper.engine.layout import Layout
 from hyper.engine.log_file import LogWriter
 from hyper.engine.managed import Managed
 from hyper.engine.model import NetworkAttachment, Status
+from hyper.engine.output import OutputHub
 from hyper.engine.records import EngineRecords
 from hyper.engine.registry import ContainerRegistry
 from hyper.engine.run import VMM_DIED_EXIT_CODE, Run
@@ -83,9 +84,7 @@ class Recovery:
         if self._network is not None:
             await self._network.restore(adopted)
         for managed in self._registry:
-            if managed.state.status is Status.REMOVING or (
-                managed.snapshot.config.auto_remove and managed.run is None and managed.state.status is Status.EXITED
-            ):
+            if managed.snapshot.config.auto_remove and managed.state.status is Status.EXITED:
                 await self._containers.remove_ended(managed)
         await self._sweep()
 
@@ -97,16 +96,19 @@ class Recovery:
                 self._lost(managed, "its VM was never recorded")
                 return
             sandbox = await self._sandboxes.adopt(msgspec.json.decode(body, type=SandboxRecord))
-        except HyperError as error:
-            self._lost(managed, f"its VM ended while no hyperd was watching: {error.message}")
+        except (HyperError, msgspec.MsgspecError) as error:
+            self._lost(managed, f"its VM ended while no hyperd was watching: {error}")
             self._records.delete_sandbox(container.sandbox_id)
             return
         try:
             async with asyncio.timeout(TAKEOVER_S):
                 await self._resume(managed, sandbox)
-        except (HyperError, TimeoutError) as error:
-            reason = error.message if isinstance(error, HyperError) else "its agent does not answer"
+        except (HyperError, TimeoutError, OSError) as error:
+            reason = "its agent does not answer" if isinstance(error, TimeoutError) else str(error)
             _log.error("container %s cannot be taken over: %s", container.id[:12], reason)
+            if managed.run is not None:
+                await managed.run.abandon()
+                managed.run, managed.hub = None, OutputHub()
             await sandbox.destroy(graceful=False)
             self._lost(managed, f"its VM could not be taken over: {reason}")
 
@@ -135,25 +137,32 @@ class Recovery:
                 self._registry.store(managed, managed.with_state(status=status))
         else:
             run.exited(exit_of(mine, init))
-        self._containers.follow(managed, run)
-        execs = [process for process in mine.processes if process.process]
-        if execs:
-            self._tasks.spawn(self._abandon_execs(sandbox, managed.id, execs), name=f"execs of {managed.id[:12]}")
+        self._containers.life.follow(managed, run)
+        for process in mine.processes:
+            if process.process:
+                self._abandon_exec(run, process)
 
-    async def _abandon_execs(self, sandbox: Sandbox, container_id: str, execs: list[ProcessState]) -> None:
-        """Their clients went with the old daemon: nobody reads their output any more, and nobody asks for their exits.
+    def _abandon_exec(self, run: Run, process: ProcessState) -> None:
+        """Its client went with the old daemon: nobody reads its output any more (the agent throws it away, so that it
+        is not held up), and nobody asks for its exit."""
+        for number in (process.stdio.io, process.stdio.stderr):
+            if number is not None and number not in (run.stdio.io, run.stdio.stderr):
+                run.sandbox.agent.drop_output(number, "its client has gone")
+        if process.status != "exited":
+            run.exec_ends[process.process] = asyncio.get_running_loop().create_future()
+        # Beside the recovery, for it is the guest that says how many there are and how fast it answers.
+        task = self._tasks.spawn(self._forget_exec(run, process.process), name=f"exec {process.process[:12]}")
+        run.exec_tasks.add(task)
+        task.add_done_callback(run.exec_tasks.discard)
 
-        Beside the recovery, for it is the guest that says how many there are and how fast it answers."""
-        agent = sandbox.agent
+    async def _forget_exec(self, run: Run, exec_id: str) -> None:
         try:
-            for process in execs:
-                for number in (process.stdio.io, process.stdio.stderr):
-                    if number is not None:
-                        agent.drop_output(number, "its client has gone")
-                if process.status == "exited":
-                    await agent.forget(container_id, process.process)
+            if exec_id in run.exec_ends:
+                await asyncio.shield(run.exec_ends[exec_id])
+                run.exec_ends.pop(exec_id, None)
+            await run.sandbox.agent.forget(run.container_id, exec_id)
         except HyperError as error:
-            _log.warning("container %s: execs of the daemon before not forgotten: %s", container_id[:12], error)
+            _log.debug("exec %s: %s", exec_id[:12], error)  # its container has ended
 
     def _lost(self, managed: Managed, reason: str) -> None:
         networks = tuple(
@@ -166,7 +175,7 @@ class Recovery:
             error=reason,
             finished_ns=time.time_ns(),
         )
-        self._registry.store(managed, msgspec.structs.replace(exited, networks=networks, bindings=()))
+        self._registry.note(managed, msgspec.structs.replace(exited, networks=networks, bindings=()))
         _log.warning("container %s: %s", managed.id[:12], reason)
 
     async def _sweep(self) -> None:

@@ -3,14 +3,17 @@ reads."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hyper.engine.managed import Managed
 from hyper.engine.model import Container
 from hyper.engine.records import EngineRecords
-from hyper.errors import InvalidArgument, NotFound
+from hyper.errors import HyperError, InvalidArgument, NotFound
 
+_log = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
@@ -21,6 +24,7 @@ class ContainerRegistry:
         self._records = records
         self._by_id: dict[str, Managed] = {}
         self._by_name: dict[str, Managed] = {}
+        self._coming: set[str] = set()
         for container in records.containers():
             managed = Managed(container)
             self._by_id[container.id] = managed
@@ -30,7 +34,21 @@ class ContainerRegistry:
         return iter(tuple(self._by_id.values()))
 
     def has_name(self, name: str) -> bool:
-        return name in self._by_name
+        """Whether a container has it, or one that is being created was given it."""
+        return name in self._by_name or name in self._coming
+
+    def named(self, name: str) -> Managed | None:
+        return self._by_name.get(name)
+
+    @contextmanager
+    def generated_name(self, generate: Callable[[Callable[[str], bool]], str]) -> Iterator[str]:
+        """A name that nobody else is given while its container is being created."""
+        name = generate(self.has_name)
+        self._coming.add(name)
+        try:
+            yield name
+        finally:
+            self._coming.discard(name)
 
     def find(self, reference: str) -> Managed:
         """By full ID, name (with or without a slash), or unambiguous ID prefix, in this order, as Docker does."""
@@ -63,6 +81,15 @@ class ContainerRegistry:
             self._by_name.pop(managed.snapshot.name, None)
             self._by_name[container.name] = managed
         managed.snapshot = container
+
+    def note(self, managed: Managed, container: Container) -> None:
+        """As :meth:`store`, for what has happened already: when the disk is full it is so all the same, and the next
+        daemon learns it from the sandbox."""
+        try:
+            self.store(managed, container)
+        except HyperError as error:
+            _log.error("container %s: its state could not be recorded: %s", managed.id[:12], error.message)
+            managed.snapshot = container
 
     def drop(self, managed: Managed) -> None:
         """Forget it, record and all."""

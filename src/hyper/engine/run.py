@@ -25,6 +25,9 @@ from hyper.sandboxes.source import Sandbox
 DRAIN_S = 10.0
 """How long a finished process's remaining output is waited for."""
 
+_EXEC_ENDS_S = 3.0
+"""How long the execs that died with their container are waited for (the agent takes 2 s at the most)."""
+
 VMM_DIED_EXIT_CODE = 137
 """A dead VM takes its processes with it as SIGKILL would."""
 
@@ -54,16 +57,20 @@ class Run:
     tty: bool
     ended: asyncio.Future[RunEnd] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     exec_ends: dict[str, asyncio.Future[ProcessExited]] = field(default_factory=dict)
-    forget_execs: set[str] = field(default_factory=set)
-    """Execs of an earlier daemon: nobody waits for them, their records are dropped as they end."""
-    input_held: bool = False
-    """A client that owns stdin (``stdin_once``) is or was attached."""
+    """Execs that are being started or run."""
+    exec_tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    """Who follows them; the sandbox is kept until these have what there was to hear."""
 
     def __post_init__(self) -> None:
         self._exit: asyncio.Future[ProcessExited] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._watcher: asyncio.Task[None] | None = None
         self.sandbox.agent.on_event = self._on_event
+
+    @property
+    def ending(self) -> bool:
+        """Its process has ended, though that may not be recorded yet."""
+        return self._exit.done() or self.ended.done()
 
     def begin(self) -> None:
         """Start pumping output and watching for the end; before ``container.start``, so that no byte waits."""
@@ -78,6 +85,18 @@ class Run:
         """The init process has ended (told by an event, or by the agent's state after a restart of the daemon)."""
         if not self._exit.done():
             self._exit.set_result(event)
+
+    async def finish_execs(self) -> None:
+        """After the end: the agent killed the execs with the container; hear their exits and their last output before
+        the sandbox goes."""
+        if self.exec_ends and self.ended.result().sandbox_alive:
+            await asyncio.wait(tuple(self.exec_ends.values()), timeout=_EXEC_ENDS_S)
+        for future in self.exec_ends.values():
+            if not future.done():
+                future.set_exception(Unavailable("the container has ended"))
+                future.exception()  # one that is just being started has no follower yet
+        if self.exec_tasks:
+            await asyncio.wait(tuple(self.exec_tasks), timeout=DRAIN_S)
 
     async def abandon(self) -> None:
         """Stop all tasks without an end: the start failed, or the daemon goes away and leaves the container running."""
@@ -140,10 +159,6 @@ class Run:
                 )
         finally:
             death.cancel()
-        for future in self.exec_ends.values():
-            if not future.done():
-                future.set_exception(Unavailable("the container has ended"))
-                future.exception()  # not every exec has a waiter
         self.log.close()
         self.hub.end()
         self.ended.set_result(end)

@@ -1,11 +1,9 @@
 """From a recorded container to a running process: the one place where image, disks, network, sandbox and agent come
 together.
 
-Each resource is registered for release as soon as it exists, so a start that fails or is cancelled at any step
-leaves nothing; one that
-succeeds hands them to the :class:`~hyper.engine.run.Run`. Neighbours: ``runtime.py`` (the OCI spec),
-``containers.py`` (who calls it,
-and takes everything down again).
+Each resource is registered for release as soon as it exists, so a start that fails or is cancelled at any step leaves
+nothing; one that succeeds hands them to the :class:`~hyper.engine.run.Run`. Neighbours: ``runtime.py`` (the OCI spec),
+``lifecycle.py`` (who calls it, and takes everything down again).
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ from hyper.engine.model import Container, NetworkAttachment, PortBinding
 from hyper.engine.ports import requested_ports
 from hyper.engine.run import Run
 from hyper.engine.runtime import runtime_spec
-from hyper.errors import FailedPrecondition
+from hyper.errors import FailedPrecondition, HyperError, NotFound, PermissionDenied
 from hyper.guest.messages import Disk, InjectedFile, Rootfs, Stdio
 from hyper.hypervisors.base import Nic
 from hyper.images.store import ImageStore
@@ -89,8 +88,10 @@ class Starter:
         self._network = network
         self._network_error = network_error
 
-    async def start(self, managed: Managed) -> Started:
-        """Run it. Raises what stands in the way, with nothing left behind; the agent's refusals keep their kinds."""
+    async def start(self, managed: Managed, record: Callable[[Started], None]) -> None:
+        """Run it. Raises what stands in the way, with nothing left behind; the agent's refusals keep their kinds.
+
+        ``record`` is called when it runs and owns the run from then on; should it fail, the start has failed."""
         container = managed.snapshot
         timeline = Timeline()
         async with AsyncExitStack() as undo:
@@ -129,12 +130,13 @@ class Starter:
             started_ns = await agent.start(container.id)
             timeline.mark("agent.start")
             timeline.total()
-            if container.config.open_stdin:
-                managed.hub.input.set_result(agent.input(stdio.io))
-            elif not managed.hub.input.done():
-                managed.hub.input.set_result(None)
+            networks = self._networks(container, endpoint)
+            record(Started(run, pid, started_ns, networks, bindings, timeline.phases))
             undo.pop_all()
-        networks = tuple(
+        managed.hub.input.set_result(agent.input(stdio.io) if container.config.open_stdin else None)
+
+    def _networks(self, container: Container, endpoint: Endpoint | None) -> tuple[NetworkAttachment, ...]:
+        return tuple(
             NetworkAttachment(
                 network=attachment.network,
                 network_id=attachment.network_id,
@@ -146,7 +148,6 @@ class Starter:
             )
             for attachment in container.networks
         )
-        return Started(run, pid, started_ns, networks, bindings, timeline.phases)
 
     async def _connect(self, container: Container, undo: AsyncExitStack) -> tuple[Endpoint | None, tuple[Nic, ...]]:
         if container.config.network_mode == "none":
@@ -176,10 +177,11 @@ class Starter:
                     routes=[Route(to="default", via=str(endpoint.gateway))],
                 ),
             )
-        sandbox_id = container.sandbox_id
+        # Recorded as the container's own only once it runs: a VM that a killed daemon was still starting is a stray for
+        # the next one.
         sandbox = await self._sandboxes.acquire(
             SandboxRequest(
-                sandbox_id=sandbox_id,
+                sandbox_id=secrets.token_hex(16),
                 owner=container.owner,
                 memory_bytes=config.memory_bytes or None,
                 cpus=cpus(container),
@@ -245,3 +247,10 @@ def cpus(container: Container) -> float | None:
     if config.cpu_quota_us > 0:
         return config.cpu_quota_us / (config.cpu_period_us or 100_000)
     return None
+
+
+def start_failure_code(error: HyperError) -> int:
+    """The exit code that Docker records when a process could not be started (chroot(1)'s convention)."""
+    if isinstance(error, NotFound):
+        return 127
+    return 126 if isinstance(error, PermissionDenied) else 128

@@ -146,10 +146,11 @@ class AgentLink:
         return source
 
     def close_output(self, stream: int, reason: str) -> None:
-        """Read no further: the agent is told to RESET it."""
+        """Read no further, or (a stream of an earlier host process) do not begin to: the agent is told by a RESET."""
         output = self._outputs.pop(stream, None)
-        if output is not None and not self.lost.done():
+        if output is not None:
             output.lose(reason)
+        if not self.lost.done():
             self._resets.append((stream, reason))
             self._flush_soon()
 

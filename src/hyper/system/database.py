@@ -66,10 +66,11 @@ class Database:
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self.connection
+                self.connection.execute("COMMIT")
             except BaseException:
-                self.connection.execute("ROLLBACK")
+                if self.connection.in_transaction:  # a full disk may have rolled it back already
+                    self.connection.execute("ROLLBACK")
                 raise
-            self.connection.execute("COMMIT")
         finally:
             if durable:
                 self.connection.execute("PRAGMA synchronous=NORMAL")

@@ -57,7 +57,7 @@ class ModelAgent:
         self._messages = bytearray()
 
     async def __aenter__(self) -> ModelAgent:
-        self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Port(self), str(self.path))
+        self._server = await asyncio.get_running_loop().create_unix_server(lambda: Port(self), str(self.path))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -141,10 +141,10 @@ class ModelAgent:
 
     def frame(self, kind: int, flags: int, stream: int, offset: int, payload: bytes) -> None:
         if kind == FrameType.ACK:
-            sender = self._control_out if stream == 0 else self.outputs.get(stream)
-            if sender is not None:
-                sender.acknowledge(offset, struct.unpack("<Q", payload)[0])
-                self.pump()
+            # An ACK may overtake the request that names its stream.
+            sender = self._control_out if stream == 0 else self.outputs.setdefault(stream, Sender())
+            sender.acknowledge(offset, struct.unpack("<Q", payload)[0])
+            self.pump()
         elif kind == FrameType.DATA and stream == 0:
             self._messages += self._control_in.take(offset, payload, False)
             self._write_ack(0, self._control_in)
@@ -157,6 +157,7 @@ class ModelAgent:
                 incoming.ended.set()
         elif kind == FrameType.RESET:
             self.resets[stream] = payload.decode()
+            self.outputs.setdefault(stream, Sender()).reset()
         elif kind == FrameType.BYE:
             self.byes.append(payload.decode())
 
@@ -176,7 +177,7 @@ class ModelAgent:
                 self._send(answer)
 
 
-class _Port(asyncio.Protocol):
+class Port(asyncio.Protocol):
     """One connection: skips until a HELLO, then takes frames, until it is lost."""
 
     def __init__(self, agent: ModelAgent) -> None:

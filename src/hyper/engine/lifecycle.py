@@ -1,0 +1,278 @@
+"""The life of a container's process: start, stop, kill, restart, pause, and noticing how it ended.
+
+Exits are noticed by a task per run, which records them, tells the waiters and takes the sandbox down behind that.
+The process may end in any ``await``: what is recorded behind one is checked against ``managed.run``.
+Neighbours: ``starter.py``, ``run.py``; ``containers.py`` (looks containers up and calls this); ``recovery.py`` (puts
+runs back after a restart).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from hyper.engine.events import EventLog
+from hyper.engine.managed import Managed
+from hyper.engine.model import NetworkAttachment, Status
+from hyper.engine.output import OutputHub
+from hyper.engine.registry import ContainerRegistry
+from hyper.engine.run import DRAIN_S, Run, RunEnd
+from hyper.engine.signals import parse_signal
+from hyper.engine.starter import Started, Starter, start_failure_code
+from hyper.engine.tasks import TaskSet
+from hyper.errors import Conflict, HyperError, InvalidArgument, NotFound, NotModified
+from hyper.networks.bridge import BridgeNetwork
+
+DEFAULT_STOP_TIMEOUT_S = 10
+_KILL_WAIT_S = DRAIN_S + 5.0
+"""After SIGKILL the guest gets this long, its last output included; then its VM is ended."""
+
+_SIGTERM, _SIGKILL = 15, 9
+
+_log = logging.getLogger(__name__)
+
+
+class LifeCycle:
+    def __init__(
+        self,
+        *,
+        registry: ContainerRegistry,
+        starter: Starter,
+        network: BridgeNetwork | None,
+        events: EventLog,
+        tasks: TaskSet,
+        remove_ended: Callable[[Managed], Awaitable[None]],
+    ) -> None:
+        """``remove_ended``: removes a container that has no process, if it still has none."""
+        self._registry = registry
+        self._starter = starter
+        self._network = network
+        self._events = events
+        self._tasks = tasks
+        self._remove_ended = remove_ended
+
+    # --- start -------------------------------------------------------------------------------------------------
+
+    async def start(self, managed: Managed) -> None:
+        async with managed.lock:
+            if managed.state.status is Status.PAUSED:
+                raise Conflict("cannot start a paused container, try unpause instead")
+            if managed.state.live:
+                raise NotModified(f"container {managed.snapshot.name} is already running")
+            await self._start(managed)
+
+    async def _start(self, managed: Managed) -> None:
+        """With the lock held."""
+        if managed.removing or managed.removed:
+            raise Conflict(f"container {managed.id} is marked for removal and cannot be started")
+        if managed.teardown is not None:
+            await asyncio.shield(managed.teardown)
+        try:
+            await self._starter.start(managed, lambda started: self._record_start(managed, started))
+        except BaseException as error:
+            managed.hub.end()
+            managed.hub = OutputHub()
+            if isinstance(error, HyperError):
+                # As dockerd 20.10: no event, and who waits for the next exit waits on.
+                code = start_failure_code(error)
+                failed = managed.with_state(exit_code=code, error=error.message)
+                self._registry.note(managed, msgspec.structs.replace(failed, sandbox_id="", timings_ms={}))
+                if failed.config.auto_remove:
+                    self._tasks.spawn(self._remove_quietly(managed), name="auto-remove")
+            raise
+        self._events.of_container(managed.snapshot, "start")
+
+    def _record_start(self, managed: Managed, started: Started) -> None:
+        running = managed.with_state(
+            status=Status.RUNNING,
+            pid=started.pid,
+            started_ns=started.started_ns,
+            finished_ns=0,
+            exit_code=0,
+            error="",
+            oom_killed=False,
+        )
+        self._registry.store(
+            managed,
+            msgspec.structs.replace(
+                running,
+                sandbox_id=started.run.sandbox.id,
+                networks=started.networks,
+                bindings=started.bindings,
+                timings_ms=started.timings_ms,
+            ),
+        )
+        managed.run = started.run
+        self.follow(managed, started.run)
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def follow(self, managed: Managed, run: Run) -> None:
+        """From now on, notice how this run ends."""
+        self._tasks.spawn(self._follow(managed, run), name=f"follow {managed.id[:12]}")
+
+    async def _follow(self, managed: Managed, run: Run) -> None:
+        end = await asyncio.shield(run.ended)
+        exited = managed.with_state(
+            status=Status.EXITED,
+            pid=0,
+            exit_code=end.exit_code,
+            oom_killed=end.oom_killed,
+            error=end.error,
+            finished_ns=end.finished_ns,
+        )
+        managed.run = None
+        managed.hub = OutputHub()
+        managed.teardown = self._tasks.spawn(self._teardown(managed.id, run, end), name=f"teardown {managed.id[:12]}")
+        self._registry.note(
+            managed, msgspec.structs.replace(exited, networks=_disconnected(exited.networks), bindings=())
+        )
+        if end.oom_killed:
+            self._events.of_container(managed.snapshot, "oom")
+        self._events.of_container(managed.snapshot, "die", exitCode=str(end.exit_code))
+        managed.notify("not-running", "next-exit")
+        if managed.snapshot.config.auto_remove:
+            await self._remove_quietly(managed)
+
+    async def _remove_quietly(self, managed: Managed) -> None:
+        """``--rm``, unless it has been restarted in the meantime: then its next end removes it."""
+        if managed.run is None:
+            await self._remove_ended(managed)
+
+    async def _teardown(self, container_id: str, run: Run, end: RunEnd) -> None:
+        """Give everything of a finished run back. Never fails: what cannot be freed now is freed by the next
+        daemon's start."""
+        if self._network is not None:
+            try:
+                await self._network.unpublish(container_id)
+            except HyperError as error:
+                _log.error("container %s: ports not freed: %s", container_id[:12], error)
+        await run.finish_execs()
+        try:
+            await run.sandbox.destroy(graceful=end.sandbox_alive)
+        except HyperError as error:
+            _log.error("container %s: sandbox not freed: %s", container_id[:12], error)
+        if self._network is not None:
+            self._network.release(container_id)
+
+    # --- signals -----------------------------------------------------------------------------------------------
+
+    async def stop(self, managed: Managed, *, timeout_s: int | None, signal: str | None) -> None:
+        """NotModified when it does not run."""
+        run = managed.run
+        if run is None:
+            raise NotModified(f"container {managed.snapshot.name} is not running")
+        number = parse_signal(signal) if signal else self._stop_signal(managed)
+        if timeout_s is None:
+            configured = managed.snapshot.config.stop_timeout_s
+            timeout_s = DEFAULT_STOP_TIMEOUT_S if configured is None else configured
+        try:
+            async with asyncio.timeout(None if timeout_s < 0 else timeout_s):
+                await self._signal(managed, run, number, thaw=True)
+                await self._over(managed, run)
+        except (TimeoutError, HyperError):
+            await self.kill_hard(managed, run)
+        self._events.of_container(managed.snapshot, "stop")
+
+    async def kill(self, managed: Managed, number: int) -> None:
+        """Conflict when it does not run. After SIGKILL it has ended when this returns."""
+        run = managed.run
+        if run is None or run.ending:
+            raise Conflict(f"cannot kill container: {managed.snapshot.name}: container {managed.id} is not running")
+        if number == _SIGKILL:
+            await self.kill_hard(managed, run)
+            return
+        try:
+            # Docker thaws a paused container for the signal that may stop it, and keeps any other for later.
+            await self._signal(managed, run, number, thaw=self._may_stop(managed, number))
+        except NotFound as error:
+            raise Conflict(
+                f"cannot kill container: {managed.snapshot.name}: container {managed.id} is not running"
+            ) from error
+
+    async def kill_hard(self, managed: Managed, run: Run) -> None:
+        """SIGKILL inside; when the guest does not obey, end the VM. Returns when the end is recorded."""
+        try:
+            async with asyncio.timeout(_KILL_WAIT_S):
+                try:
+                    await self._signal(managed, run, _SIGKILL, thaw=True)
+                except HyperError as error:
+                    _log.debug("container %s: SIGKILL: %s", managed.id[:12], error)  # its end may be under way
+                await asyncio.shield(run.ended)
+        except TimeoutError:
+            _log.warning("container %s did not end on SIGKILL; its VM is ended", managed.id[:12])
+            await run.sandbox.destroy(graceful=False)
+        await self._over(managed, run)
+
+    async def restart(self, managed: Managed, *, timeout_s: int | None, signal: str | None) -> None:
+        async with managed.lock:
+            if managed.run is not None:
+                await self.stop(managed, timeout_s=timeout_s, signal=signal)
+            await self._start(managed)
+        self._events.of_container(managed.snapshot, "restart")
+
+    async def _signal(self, managed: Managed, run: Run, number: int, *, thaw: bool) -> None:
+        await run.sandbox.agent.signal(managed.id, number)
+        self._events.of_container(managed.snapshot, "kill", signal=str(number))
+        if thaw and managed.state.status is Status.PAUSED:
+            await run.sandbox.agent.resume(managed.id)
+            if self._note(managed, run, Status.RUNNING):
+                self._events.of_container(managed.snapshot, "unpause")
+
+    async def _over(self, managed: Managed, run: Run) -> None:
+        """When this run's end is recorded."""
+        if managed.run is run:
+            await managed.wait("not-running")
+
+    @staticmethod
+    def _stop_signal(managed: Managed) -> int:
+        """The image's word for it may be nonsense; that must not keep a container from being stopped."""
+        try:
+            return parse_signal(managed.snapshot.config.stop_signal or "SIGTERM")
+        except InvalidArgument:
+            return _SIGTERM
+
+    def _may_stop(self, managed: Managed, number: int) -> bool:
+        return not managed.snapshot.config.stop_signal or number == self._stop_signal(managed)
+
+    # --- pause -------------------------------------------------------------------------------------------------
+
+    async def pause(self, managed: Managed) -> None:
+        async with managed.lock:
+            run = self._running(managed)
+            if managed.state.status is Status.PAUSED:
+                raise Conflict(f"container {managed.id} is already paused")
+            await run.sandbox.agent.pause(managed.id)
+            if not self._note(managed, run, Status.PAUSED):
+                raise Conflict(f"container {managed.id} is not running")
+        self._events.of_container(managed.snapshot, "pause")
+
+    async def unpause(self, managed: Managed) -> None:
+        async with managed.lock:
+            run = self._running(managed)
+            if managed.state.status is not Status.PAUSED:
+                raise Conflict(f"container {managed.id} is not paused")
+            await run.sandbox.agent.resume(managed.id)
+            if not self._note(managed, run, Status.RUNNING):
+                raise Conflict(f"container {managed.id} is not running")
+        self._events.of_container(managed.snapshot, "unpause")
+
+    def _running(self, managed: Managed) -> Run:
+        if managed.run is None:
+            raise Conflict(f"container {managed.id} is not running")
+        return managed.run
+
+    def _note(self, managed: Managed, run: Run, status: Status) -> bool:
+        """Record it, unless this run has ended in the meantime (whose end must not be written over)."""
+        if managed.run is not run:
+            return False
+        if managed.state.status is not status:
+            self._registry.note(managed, managed.with_state(status=status))
+        return True
+
+
+def _disconnected(networks: tuple[NetworkAttachment, ...]) -> tuple[NetworkAttachment, ...]:
+    return tuple(NetworkAttachment(network=item.network, network_id=item.network_id) for item in networks)

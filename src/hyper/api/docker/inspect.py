@@ -42,6 +42,8 @@ def container_json(container: Container, version: Version) -> dict[str, Any]:
         "Mounts": [],
         "Config": config_json(config, version),
         "NetworkSettings": network_settings_json(container),
+        # Ours, which Docker's clients pass over: where the last start's time went.
+        "Hyper": {"SandboxId": container.sandbox_id, "TimingsMs": container.timings_ms},
     }
 
 

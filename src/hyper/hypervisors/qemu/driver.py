@@ -80,6 +80,15 @@ class QemuHypervisor:
     async def adopt(
         self, spec: MachineSpec, identity: VmmIdentity, disks_known: tuple[tuple[DiskSpec, DiskAddress], ...]
     ) -> QemuVmm:
+        try:
+            return await self._adopt(spec, identity, disks_known)
+        except NotFound:
+            await self._cgroups.find(spec.sandbox_id).remove()  # nobody else knows of it any more
+            raise
+
+    async def _adopt(
+        self, spec: MachineSpec, identity: VmmIdentity, disks_known: tuple[tuple[DiskSpec, DiskAddress], ...]
+    ) -> QemuVmm:
         process = Process.open(identity.pid, identity.start_time, identity.boot_id)
         qmp: Qmp | None = None
         try:

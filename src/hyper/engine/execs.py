@@ -152,13 +152,13 @@ class ExecUseCases:
                 exit_code = 137  # the container ended around it, which kills it
             managed.hub.stop_waiting()
             await asyncio.wait(pumps, timeout=DRAIN_S)
-        finally:  # of what is not drained by now, nothing is wanted any more
+        finally:
             for task in pumps:
                 task.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for _, stream in outputs:
-                if not stream.over:
-                    run.sandbox.agent.drop_output(stream.number, "its process has ended")
+        for _, stream in outputs:
+            if not stream.over:
+                run.sandbox.agent.drop_output(stream.number, "its process has ended")
         managed.snapshot = msgspec.structs.replace(managed.snapshot, running=False, exit_code=exit_code)
         run.exec_ends.pop(exec_id, None)
         managed.hub.end()
@@ -181,7 +181,7 @@ class ExecUseCases:
             return  # the VM is gone; its exit is told by the run
 
     def _running(self, container: Managed) -> Run:
-        if container.run is None:
+        if container.run is None or container.run.ending:
             raise Conflict(f"container {container.id} is not running")
         if container.state.status is Status.PAUSED:
             raise Conflict(f"Container {container.id} is paused, unpause the container before exec")

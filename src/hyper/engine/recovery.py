@@ -202,6 +202,8 @@ def init_of(container: ContainerState, *, tty: bool) -> ProcessState:
     [init] = inits
     if init.tty != tty or init.stdio.stderr == init.stdio.io or (init.stdio.stderr is None) != tty:
         raise Unavailable("its agent tells of other streams than the container has")
+    if container.status == "created":
+        raise Unavailable("its agent says that it was never started")
     return init
 
 

@@ -15,7 +15,7 @@ _RTMIN, _RTMAX = 34, 64
 def parse_signal(text: str) -> int:
     """The signal's number. InvalidArgument with Docker's words when there is none such."""
     name = text.strip().upper().removeprefix("SIG")
-    if name.isdigit():
+    if name.isascii() and name.isdigit() and len(name) <= 2:
         number = int(name)
         if 1 <= number <= _RTMAX:
             return number
@@ -26,4 +26,4 @@ def parse_signal(text: str) -> int:
         number = base + int((match[2] or "+") + (match[3] or "0"))
         if _RTMIN <= number <= _RTMAX:
             return number
-    raise InvalidArgument(f"Invalid signal: {text}")
+    raise InvalidArgument(f"Invalid signal: {text[:64]}")

@@ -294,3 +294,9 @@ async def everything(attachment: Attachment) -> bytes:
 
 
 BOOT_IMAGE = KernelImage(Path("/dev/null"), Path("/dev/null"), "")
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """When it is so: for what travels through sockets; the test's own time limit is the limit."""
+    while not true():  # noqa: ASYNC110 - there is no event for it
+        await asyncio.sleep(0)

@@ -239,7 +239,10 @@ def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str,
 def _tmpfs_path(path: str) -> str:
     if not path.startswith("/") or os.path.normpath(path) == "/":
         raise InvalidArgument(f'invalid --tmpfs "{path}": it must be an absolute path other than /')
-    return os.path.normpath(path)
+    normal = os.path.normpath(path)
+    if "\0" in path or (normal + "/").startswith("/proc/"):
+        raise InvalidArgument(f"invalid --tmpfs {path!a}: nothing can be mounted inside /proc")
+    return normal
 
 
 def _tmpfs_options(text: str) -> list[str]:

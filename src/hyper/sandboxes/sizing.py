@@ -18,6 +18,8 @@ MINIMUM_LIMIT_BYTES = 6 * _MIB
 _FIXED_OVERHEAD_BYTES = 96 * _MIB
 _SHARE_OVERHEAD = 0.02
 """64 bytes of page structure per 4 KiB are 1.6 %."""
+_SHARE_OF_HOST = 7 / 8
+"""The kernel refuses a mapping as large as all of its memory, and the host needs some."""
 _ALIGNMENT = 2 * _MIB
 _ADDRESSABLE_BYTES = 512 << 30
 """Under a 40-bit physical address space, the least that the CPU models used here have."""
@@ -71,7 +73,9 @@ def size_for(
         raise InvalidArgument("Minimum memory limit allowed is 6MB")
     limit = settings.default_memory_bytes if memory_bytes is None else memory_bytes
     # A limit above what the host has can never be reached; its page structures alone would fill the guest.
-    memory = min(_aligned(limit + _FIXED_OVERHEAD_BYTES + int(limit * _SHARE_OVERHEAD)), most)
+    memory = min(
+        _aligned(limit + _FIXED_OVERHEAD_BYTES + int(limit * _SHARE_OVERHEAD)), _aligned(int(most * _SHARE_OF_HOST))
+    )
     if cpus is None:
         vcpus = settings.vcpus(host, emulated=emulated)
     elif not 0.01 <= cpus <= host.cpus:

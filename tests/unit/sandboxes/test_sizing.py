@@ -26,8 +26,8 @@ def test_a_limit_fits_into_the_vm_beside_the_kernels_page_structures(limit: int)
     assert size.max_memory_bytes == HOST.memory_bytes
 
 
-def test_a_limit_above_the_host_gives_a_vm_as_big_as_the_host() -> None:
-    assert size_for(64 * GIB, None, SETTINGS, HOST, emulated=False).memory_bytes == HOST.memory_bytes
+def test_a_limit_above_the_host_gives_a_vm_that_leaves_the_host_an_eighth() -> None:
+    assert size_for(64 * GIB, None, SETTINGS, HOST, emulated=False).memory_bytes == HOST.memory_bytes * 7 // 8
 
 
 def test_less_than_dockers_minimum_is_refused_in_dockers_words() -> None:

@@ -7,7 +7,7 @@ import os
 import re
 from typing import Literal, cast
 
-from hyper.api.docker import create_refusals, ports
+from hyper.api.docker import create_refusals, create_words, ports
 from hyper.api.docker.create_body import CreateBody, HostConfig, Mount, Words
 from hyper.api.docker.versions import Version
 from hyper.engine.model import ContainerConfig, RestartPolicy, Ulimit
@@ -37,7 +37,7 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
         working_dir=body.working_dir,
         user=body.user,
         hostname=body.hostname,
-        domainname=body.domainname,
+        domainname=create_words.domain_name(body.domainname),
         tty=body.tty,
         open_stdin=body.open_stdin,
         stdin_once=body.stdin_once,
@@ -53,10 +53,10 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
         ports=ports.requests(host.port_bindings),
         publish_all_ports=host.publish_all_ports,
         mac_address=_mac_address(body),
-        extra_hosts=tuple(_extra_host(item) for item in host.extra_hosts),
-        dns=tuple(host.dns),
-        dns_search=tuple(host.dns_search),
-        dns_options=tuple(host.dns_options),
+        extra_hosts=tuple(create_words.extra_host(item) for item in host.extra_hosts),
+        dns=create_words.name_servers(host.dns),
+        dns_search=create_words.search_domains(host.dns_search),
+        dns_options=create_words.resolver_options(host.dns_options),
         memory_bytes=host.memory,
         memory_swap_bytes=host.memory_swap,
         memory_reservation_bytes=host.memory_reservation,
@@ -64,7 +64,7 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
         cpu_shares=host.cpu_shares,
         cpu_period_us=host.cpu_period,
         cpu_quota_us=host.cpu_quota,
-        cpuset_cpus=host.cpuset_cpus,
+        cpuset_cpus=create_words.cpuset(host.cpuset_cpus),
         pids_limit=max(host.pids_limit, 0),
         shm_size_bytes=host.shm_size or DEFAULT_SHM_BYTES,
         oom_score_adj=host.oom_score_adj,
@@ -76,7 +76,7 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
         cap_drop=_words(host.cap_drop) or (),
         security_opt=tuple(host.security_opt),
         group_add=tuple(host.group_add),
-        sysctls=host.sysctls,
+        sysctls=create_words.sysctls(host.sysctls),
         ulimits=tuple(Ulimit(name=item.name, soft=item.soft, hard=item.hard) for item in host.ulimits),
         init=host.init,
         auto_remove=host.auto_remove,
@@ -175,16 +175,6 @@ def _mac_address(body: CreateBody) -> str:
     if address and not _MAC.fullmatch(address):
         raise InvalidArgument(f"{address[:64]} is not a valid mac address")
     return address.lower().replace("-", ":")
-
-
-def _extra_host(item: str) -> str:
-    """ "name:address" ("name=address" too, as newer clients may write it)."""
-    name, separator, address = item.partition(":")
-    if "=" in name:
-        name, separator, address = item.partition("=")
-    if not (name and separator and address):
-        raise InvalidArgument(f'bad format for add-host: "{item[:128]}"')
-    return f"{name}:{address}"
 
 
 def _tmpfs_mounts(mounts: list[Mount]) -> dict[str, str]:

@@ -30,7 +30,7 @@ def container_from(
     merged = _merge(config, image, container_id)
     words = (*_words(merged.entrypoint), *(merged.command or ()))
     if not words:
-        raise InvalidArgument("no command specified")
+        raise InvalidArgument("No command specified")
     network = "bridge" if config.network_mode == "default" else config.network_mode
     container = Container(
         id=container_id,

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.unit.engine.world import BOOT_IMAGE, World
 
 from hyper.engine.engine import LiveEngine
 from hyper.hypervisors.base import KernelImage
 from hyper.sandboxes.boot_image import BootImage
-
-from .world import BOOT_IMAGE, World
 
 
 @pytest.fixture

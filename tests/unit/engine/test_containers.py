@@ -6,13 +6,12 @@ import asyncio
 import itertools
 
 import pytest
+from tests.unit.engine.world import World, config, everything, running, until
 
 from hyper.engine.engine import LiveEngine
 from hyper.engine.model import Status, WaitResult
 from hyper.errors import Conflict, HyperError, InvalidArgument, NotFound, ResourceExhausted
 from hyper.images.writable import WritableDisks
-
-from .world import World, config, everything, running, until
 
 
 async def test_a_failed_create_leaves_nothing(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.unit.engine.world import Guest, World, config, everything, running
 
 from hyper.engine import execs as exec_module
 from hyper.engine.engine import LiveEngine
 from hyper.engine.model import ExecConfig
 from hyper.errors import Conflict, InvalidArgument, NotFound, Unavailable
-
-from .world import Guest, World, config, everything, running
 
 
 async def an_exec(engine: LiveEngine, container_id: str, **changes: bool) -> str:

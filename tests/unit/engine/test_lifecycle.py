@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from tests.unit.engine.world import World, config, everything, running
 
 from hyper.engine import lifecycle
 from hyper.engine.engine import LiveEngine
@@ -21,8 +22,6 @@ from hyper.errors import (
     ResourceExhausted,
     Unavailable,
 )
-
-from .world import World, config, everything, running
 
 
 def actions(engine: LiveEngine) -> Callable[[], list[str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from hyper.engine.log_file import (
     read_entries,
     tail_position,
 )
+from hyper.errors import ResourceExhausted
 
 BOTH = frozenset({"stdout", "stderr"})
 
@@ -170,3 +173,53 @@ def test_a_full_disk_drops_whole_writes_and_leaves_a_readable_file(
     writer.close()
     assert texts(path) == [("stdout", b"kept\n"), ("stdout", b"after\n")]
     assert "cannot be written" in caplog.text
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """Sets how large a file of this process may become: what a full disk looks like to its writer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("space_returns", [True, False])
+def test_a_daemon_killed_on_a_full_disk_goes_on_where_it_acknowledged(
+    tmp_path: Path, small_files: Callable[[int], None], space_returns: bool
+) -> None:
+    path = tmp_path / "log"
+    writer = LogWriter.begin(path)
+    writer.append("stdout", b"kept\n")
+    size = path.stat().st_size
+    small_files(size + 10)
+    assert writer.append("stdout", b"lost\n") == 10
+    assert writer.append("stderr", b"lost too\n") == 9
+    assert path.stat().st_size == size
+    if space_returns:
+        small_files(1 << 30)
+        assert writer.append("stdout", b"kept again\n") == 21
+    # Not closed: as kill -9 leaves it.
+    resumed = LogWriter.resume(path)
+    assert (resumed.position("stdout"), resumed.position("stderr")) == (21 if space_returns else 10, 9)
+    small_files(1 << 30)
+    resumed.append("stdout", b"end\n")
+    resumed.close()
+    writer.close()
+    kept = [b"kept\n", *([b"kept again\n"] if space_returns else []), b"end\n"]
+    assert [text for _, text in texts(path)] == kept
+    # The next run counts from 0 again, whatever was lost in this one.
+    LogWriter.begin(path).close()
+    again = LogWriter.resume(path)
+    assert (again.position("stdout"), again.position("stderr")) == (0, 0)
+    again.close()
+
+
+def test_a_run_cannot_begin_without_space_for_its_log(tmp_path: Path, small_files: Callable[[int], None]) -> None:
+    path = tmp_path / "log"
+    first = LogWriter.begin(path)
+    first.append("stdout", b"text\n")
+    first.close()
+    small_files(path.stat().st_size)
+    with pytest.raises(ResourceExhausted, match="free some space"):
+        LogWriter.begin(path)
+    assert [text for _, text in texts(path)] == [b"text\n"]

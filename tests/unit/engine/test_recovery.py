@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.engine.world import World, config, everything, running, until
 
 from hyper.engine.engine import LiveEngine
 from hyper.engine.model import ExecConfig, Status
 from hyper.errors import NotFound
 from hyper.system.database import Database
-
-from .world import World, config, everything, running, until
 
 
 async def logged(engine: LiveEngine, container_id: str) -> bytes:

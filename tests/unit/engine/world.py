@@ -84,7 +84,7 @@ class Guest:
             raise fault
         if fault == "silent":
             return None
-        answer = getattr(self, "_" + method.replace(".", "_"), lambda params: {})(params)
+        answer: Any = getattr(self, "_" + method.replace(".", "_"), lambda params: {})(params)
         if callable(fault):
             fault(self)
         self.world.reached.setdefault(method, asyncio.Event()).set()

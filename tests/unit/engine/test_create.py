@@ -1,0 +1,127 @@
+"""A new container's record: the user's settings over the image's, merged as Docker merges them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from hyper.engine.create import container_from
+from hyper.engine.model import Container, ContainerConfig, RestartPolicy, Ulimit
+from hyper.errors import HyperError, InvalidArgument, Unsupported
+from hyper.images.store import Image
+from hyper.oci import image_config
+
+ID = "0123456789ab" + "c" * 52
+WORDS: list[tuple[Any, Any, Any, Any, tuple[str, ...]]] = [
+    # image's entrypoint and command, user's entrypoint and command, what runs
+    (None, ["sh"], None, None, ("sh",)),
+    (None, ["sh"], None, ("ls", "-l"), ("ls", "-l")),
+    (["e"], ["c"], None, None, ("e", "c")),
+    (["e"], ["c"], None, ("d",), ("e", "d")),
+    (["e"], ["c"], ("f",), None, ("f",)),
+    (["e"], ["c"], ("f",), ("d",), ("f", "d")),
+    (["e"], ["c"], ("",), ("d",), ("d",)),
+    (["e"], ["c"], (), None, ("c",)),
+    (["e"], ["c"], (), ("d",), ("d",)),
+    (["e"], ["c"], None, (), ("e", "c")),
+    ("one word", None, None, None, ("one word",)),
+]
+
+
+@dataclass(frozen=True)
+class FakeImage:
+    config: Any
+    id: str = "sha256:" + "1" * 64
+
+
+def made(image: dict[str, Any] | None = None, **changes: Any) -> Container:
+    defaults = image_config.ContainerConfig(**(image if image is not None else {"cmd": ["sh"]}))
+
+    @dataclass(frozen=True)
+    class Config:
+        container_config: Any = defaults
+
+    container, _ = container_from(
+        ContainerConfig(image="i", **changes),
+        cast(Image, FakeImage(Config())),
+        container_id=ID,
+        name="one",
+        log_path="/log",
+        network_ids={"bridge": "b" * 64, "none": "n" * 64},
+    )
+    return container
+
+
+@pytest.mark.parametrize(("entrypoint", "cmd", "own_entrypoint", "own_command", "words"), WORDS)
+def test_what_runs(entrypoint: Any, cmd: Any, own_entrypoint: Any, own_command: Any, words: tuple[str, ...]) -> None:
+    container = made({"entrypoint": entrypoint, "cmd": cmd}, entrypoint=own_entrypoint, command=own_command)
+    assert (container.path, *container.args) == words
+
+
+@pytest.mark.parametrize(("image", "entrypoint"), [({}, None), ({"cmd": ["c"], "entrypoint": ["e"]}, ("",))])
+def test_something_must_run(image: dict[str, Any], entrypoint: Any) -> None:
+    with pytest.raises(InvalidArgument, match="No command specified"):
+        made(image, entrypoint=entrypoint)
+
+
+def test_the_users_settings_win_and_the_images_fill_up() -> None:
+    image = {
+        "cmd": ["sh"],
+        "env": ["PATH=/image", "A=image", "B=image", "GONE=image"],
+        "labels": {"a": "image", "b": "image"},
+        "exposed_ports": {"80/tcp": {}},
+        "working_dir": "/image",
+        "user": "image",
+        "stop_signal": "SIGINT",
+    }
+    config = made(image, env=("A=user", "C=user", "GONE"), labels={"a": "user"}, exposed_ports=("81/tcp",)).config
+    assert config.env == ("A=user", "C=user", "PATH=/image", "B=image")
+    assert config.labels == {"a": "user", "b": "image"}
+    assert set(config.exposed_ports) == {"80/tcp", "81/tcp"}
+    assert (config.working_dir, config.user, config.stop_signal) == ("/image", "image", "SIGINT")
+    own = made(image, working_dir="/user", user="user", stop_signal="SIGTERM").config
+    assert (own.working_dir, own.user, own.stop_signal) == ("/user", "user", "SIGTERM")
+
+
+def test_the_host_name_is_the_short_id_unless_there_is_one() -> None:
+    assert made().config.hostname == ID[:12]
+    assert made(hostname="box").config.hostname == "box"
+
+
+def test_the_network_is_the_default_one_or_none() -> None:
+    [default] = made().networks
+    assert (default.network, default.network_id) == ("bridge", "b" * 64)
+    [none] = made(network_mode="none").networks
+    assert (none.network, none.network_id) == ("none", "n" * 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"memory_bytes": 1024}, InvalidArgument, "Minimum memory limit allowed is 6MB"),
+        ({"nano_cpus": -1}, InvalidArgument, "NanoCPUs"),
+        ({"network_mode": "container:x"}, Unsupported, "--network none"),
+        ({"restart_policy": RestartPolicy(name="always")}, Unsupported, "restart policy"),
+        ({"log_driver": "syslog"}, Unsupported, "only json-file"),
+        ({"log_options": {"max-size": "1m"}}, Unsupported, "logging driver"),
+        ({"stop_signal": "bogus"}, InvalidArgument, "Invalid signal: bogus"),
+        ({"security_opt": ("apparmor=mine",)}, Unsupported, "security module"),
+        ({"security_opt": ("what=ever",)}, InvalidArgument, "invalid --security-opt"),
+        ({"security_opt": ('seccomp={"a":1}',)}, Unsupported, "seccomp"),
+        ({"group_add": ("staff",)}, Unsupported, "group ids only"),
+        ({"ulimits": (Ulimit(name="nosuch", soft=1, hard=1),)}, InvalidArgument, "nosuch"),
+        ({"cap_add": ("NOSUCH",)}, InvalidArgument, "NOSUCH"),
+        ({"init": True}, Unsupported, "--init"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(changes: dict[str, Any], error: type[HyperError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        made(**changes)
+
+
+def test_a_record_survives_json() -> None:
+    container = made(env=("A=b",), labels={"x": "y"}, memory_bytes=64 << 20)
+    assert msgspec.json.decode(msgspec.json.encode(container), type=Container) == container

@@ -1,7 +1,8 @@
 """Standard streams end to end, from the docker CLI or a bare socket through hyperd and the VM to the process and back:
 nothing lost, nothing twice, nobody held up by somebody else's slow client, memory bounded.
 
-What is printed are 64-byte numbered lines in blocks of 1 MiB, so that a hole, a double or a swap of any size shows.
+What is printed are numbered lines in blocks of 1 MiB, so that a hole, a double or a swap of any size shows. A line's
+length divides no buffer's, so that everything is cut within lines.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from tests.hyperd import Door, Hyperd, needs_docker_cli, running_hyperd
 pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("cli")]
 
 MIB = 1 << 20
-_PAD = "p" * 50
-BLOCK = b"".join(b"%012d %b\n" % (number, _PAD.encode()) for number in range(MIB // 64))
+_PAD = "p" * 47
+_LINE_BYTES = 61
+_LINES = MIB // _LINE_BYTES
+BLOCK = b"".join(b"%012d %b\n" % (number, _PAD.encode()) for number in range(_LINES))
 PREPARE = (
-    f"awk 'BEGIN {{ for (i = 0; i < {MIB // 64}; i++) printf \"%012d {_PAD}\\n\", i }}' > /dev/shm/block; show() {{ "
+    f"awk 'BEGIN {{ for (i = 0; i < {_LINES}; i++) printf \"%012d {_PAD}\\n\", i }}' > /dev/shm/block; show() {{ "
     "n=$1; while [ $n -gt 0 ]; do cat /dev/shm/block; n=$((n - 1)); done; }; "
 )
 DEADLINE_S = 60.0
@@ -274,8 +277,8 @@ def test_a_process_that_stops_reading_does_not_hold_its_client(hyperd: Hyperd, i
     """Would catch: input that waits for ever for a process that closed its stdin and goes on."""
     door = hyperd.door
     script = "head -n 1; exec <&-; echo closed; until rm /dev/shm/go 2>/dev/null; do sleep 0.05; done; echo end"
-    with exec_start(door, idle, "sh", "-c", script, early=BLOCK[:64]) as client:
-        assert client.stdout(64 + len("closed\n")) == BLOCK[:64] + b"closed\n"
+    with exec_start(door, idle, "sh", "-c", script, early=BLOCK[:_LINE_BYTES]) as client:
+        assert client.stdout(_LINE_BYTES + len("closed\n")) == BLOCK[:_LINE_BYTES] + b"closed\n"
         for _ in range(8):
             client.send(BLOCK)  # more than all that can be on the way
         door.docker("exec", idle, "touch", "/dev/shm/go")
@@ -383,7 +386,7 @@ def test_a_stalled_client_holds_up_only_its_own_container(hyperd: Hyperd, client
             assert process.stdout is not None
             process.stdin.write(b"go\n")
             process.stdin.flush()
-            same(process.stdout.read(64), BLOCK[:64])
+            same(process.stdout.read(_LINE_BYTES), BLOCK[:_LINE_BYTES])
             process.send_signal(signal.SIGSTOP)
         log = log_path(hyperd, stalled)
         until_stalled(lambda: log.stat().st_size, "the container whose client does not read")
@@ -460,9 +463,7 @@ def test_memory_stays_bounded_however_much_waits_for_a_client(hyperd: Hyperd) ->
                         sent += MIB
                 assert sent < 16 * MIB, "input that nobody takes is taken without end"
 
-        growth_mib = peak_growth_mib(hyperd, stall)
-        print(f"{growth_mib:.0f} MiB")
-        assert growth_mib < 48
+        assert peak_growth_mib(hyperd, stall) < 48  # 20 were seen; without the bounds hundreds
 
 
 def figures(daemon: Hyperd) -> tuple[int, int]:
@@ -493,16 +494,14 @@ def test_killed_clients_leave_the_container_alone_and_nothing_in_hyperd(hyperd: 
         run = ("run", "--name", name, "--network", "none", "busybox", "sh", "-c", f"{PREPARE} show 50")
         with door.popen(*run, stdout=subprocess.PIPE) as first:
             assert first.stdout is not None
-            same(first.stdout.read(2 * MIB), BLOCK * 2)
-            others = [
-                door.popen(*command, stdout=subprocess.PIPE) for command in (("attach", name), ("logs", "-f", name))
-            ]
-            for process in others:
-                assert process.stdout is not None
-                assert len(process.stdout.read(64)) == 64
-            for process in (first, *others):
-                process.kill()
-                process.communicate()
+            same(first.stdout.read(2 * len(BLOCK)), BLOCK * 2)
+            second = attach(door, name)
+            with door.popen("logs", "-f", name, stdout=subprocess.PIPE) as third:
+                assert third.stdout is not None
+                same(third.stdout.read(_LINE_BYTES), BLOCK[:_LINE_BYTES])
+                second.sock.close()
+                third.kill()
+                first.kill()
         assert door.out("wait", name) == "0"
         same(door.docker("logs", name).stdout, BLOCK * 50)
     until(
@@ -532,14 +531,14 @@ def test_killed_in_the_middle_of_output_hyperd_loses_and_doubles_nothing(mortal:
     door.docker("run", "-d", "--name", "printer", "--network", "none", "busybox", "sh", "-c", f"{PREPARE} show 20")
     log = log_path(mortal, "printer")
     kills = 0
-    for size in (3 * MIB, 12 * MIB, 25 * MIB):
+    for size in (3 * MIB, 15 * MIB, 32 * MIB):
         with door.popen("attach", "printer", stdout=subprocess.DEVNULL):
             until(lambda size=size: log.stat().st_size > size, "the log does not grow")  # type: ignore[misc]
             mortal.kill()
         with log.open("rb") as file:
             last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
         with contextlib.suppress(json.JSONDecodeError):  # torn
-            kills += json.loads(last)["end"][0] < 20 * MIB
+            kills += json.loads(last)["end"][0] < 20 * len(BLOCK)
         mortal.start()
     assert kills > 0, "it had printed everything before it was killed: nothing was tested"
     assert door.out("wait", "printer") == "0"

@@ -162,7 +162,7 @@ class LifeCycle:
 
     async def stop(self, managed: Managed, *, timeout_s: int | None, signal: str | None) -> None:
         """NotModified when it does not run."""
-        run = managed.run
+        run = await managed.present_run()
         if run is None:
             raise NotModified(f"container {managed.snapshot.name} is not running")
         number = parse_signal(signal) if signal else self._stop_signal(managed)
@@ -179,7 +179,7 @@ class LifeCycle:
 
     async def kill(self, managed: Managed, number: int) -> None:
         """Conflict when it does not run. After SIGKILL it has ended when this returns."""
-        run = managed.run
+        run = await managed.present_run()
         if run is None or run.ending:
             raise Conflict(f"cannot kill container: {managed.snapshot.name}: container {managed.id} is not running")
         if number == _SIGKILL:

@@ -179,7 +179,10 @@ class LogWriter:
                     "log %s cannot be written (%s): output is lost until there is space", self.path, error.strerror
                 )
             self._dropped += len(data)
-            self._keep_positions()
+            try:
+                self._keep_positions()
+            except OSError as worse:  # a broken disk: the container runs on, the next daemon may lose it
+                _log.error("log positions of %s cannot be kept (%s)", self.path, worse.strerror)
             return
         if self._dropped:
             _log.warning("log %s can be written again; %d bytes of log were lost", self.path, self._dropped)

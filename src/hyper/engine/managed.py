@@ -45,6 +45,14 @@ class Managed:
         """The snapshot with some members of its state replaced."""
         return msgspec.structs.replace(self.snapshot, state=msgspec.structs.replace(self.snapshot.state, **changes))
 
+    async def present_run(self) -> Run | None:
+        """Its run, once a start that is under way has come to its end: the process may have said its first words
+        before the start is recorded, and who has read them may act on them."""
+        if self.run is None and self.lock.locked():
+            async with self.lock:
+                pass
+        return self.run
+
     def view(self) -> Container:
         """The snapshot with what only the memory knows: running execs, and a removal under way."""
         shown = self.with_state(status=Status.REMOVING) if self.removing else self.snapshot

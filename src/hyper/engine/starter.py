@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -95,13 +95,14 @@ class Starter:
         container = managed.snapshot
         timeline = Timeline()
         async with AsyncExitStack() as undo:
-            endpoint, nics = await self._connect(container, undo)
-            timeline.mark("network")
-            sandbox = await self._sandbox(container, endpoint, nics, undo)
-            timeline.phases |= {f"sandbox.{name}": value for name, value in sandbox.timings.items()}
-            timeline.mark("sandbox")
-            rootfs = await self._rootfs(container, sandbox)
-            timeline.mark("disks")
+            with _not_the_programs_fault():
+                endpoint, nics = await self._connect(container, undo)
+                timeline.mark("network")
+                sandbox = await self._sandbox(container, endpoint, nics, undo)
+                timeline.phases |= {f"sandbox.{name}": value for name, value in sandbox.timings.items()}
+                timeline.mark("sandbox")
+                rootfs = await self._rootfs(container, sandbox)
+                timeline.mark("disks")
             agent = sandbox.agent
             stdio = Stdio(
                 io=agent.new_stream(),
@@ -247,6 +248,16 @@ def cpus(container: Container) -> float | None:
     if config.cpu_quota_us > 0:
         return config.cpu_quota_us / (config.cpu_period_us or 100_000)
     return None
+
+
+@contextmanager
+def _not_the_programs_fault() -> Iterator[None]:
+    """NotFound and PermissionDenied are kept for the user's program (exit codes 127 and 126): a missing kernel is
+    another thing."""
+    try:
+        yield
+    except (NotFound, PermissionDenied) as error:
+        raise FailedPrecondition(error.message) from error
 
 
 def start_failure_code(error: HyperError) -> int:

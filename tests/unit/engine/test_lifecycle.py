@@ -14,6 +14,7 @@ from hyper.engine.model import Status, WaitResult
 from hyper.engine.records import EngineRecords
 from hyper.errors import (
     Conflict,
+    FailedPrecondition,
     HyperError,
     InvalidArgument,
     NotFound,
@@ -53,7 +54,7 @@ async def test_a_run_from_create_to_removal(world: World, engine: LiveEngine) ->
     assert told() == ["create", "attach", "start", "die", "destroy"]
 
 
-@pytest.mark.parametrize("step", ["sandbox.configure", "container.create", "container.start"])
+@pytest.mark.parametrize("step", ["container.create", "container.start"])
 @pytest.mark.parametrize(
     ("error", "code"), [(NotFound("no"), 127), (PermissionDenied("no"), 126), (Unavailable("no"), 128)]
 )
@@ -83,6 +84,15 @@ async def test_a_failed_start_leaves_nothing_and_is_told_as_docker_tells_it(
         await engine.containers.start(container.id)
     await engine.containers.remove("one", force=False)
     assert await removed == WaitResult(exit_code=code)  # no error: the docker CLI would print it once more
+
+
+async def test_what_the_host_lacks_is_not_taken_for_a_missing_program(world: World, engine: LiveEngine) -> None:
+    container, _ = await engine.containers.create(config(), name=None)
+    world.faults["sandbox.configure"] = NotFound("there is no guest kernel")
+    with pytest.raises(FailedPrecondition, match="no guest kernel"):
+        await engine.containers.start(container.id)
+    assert engine.containers.get(container.id).state.exit_code == 128
+    world.assert_no_vm_is_left()
 
 
 async def test_a_failed_start_of_rm_removes_it(world: World, engine: LiveEngine) -> None:

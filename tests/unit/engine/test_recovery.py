@@ -6,7 +6,8 @@ import pytest
 from tests.unit.engine.world import World, config, everything, running, until
 
 from hyper.engine.engine import LiveEngine
-from hyper.engine.model import ExecConfig, Status
+from hyper.engine.log_file import LogWriter
+from hyper.engine.model import ExecConfig, Status, WaitResult
 from hyper.errors import NotFound
 from hyper.system.database import Database
 
@@ -51,6 +52,31 @@ async def test_a_running_container_is_taken_over_with_its_streams(world: World, 
     world.guest.exit(6)
     assert (await ended).exit_code == 6
     assert await logged(engine, container.id) == b"before\nhalf a line\nafter\n"
+
+
+async def test_output_lost_on_a_full_disk_does_not_break_the_link_of_the_next_daemon(
+    world: World, engine: LiveEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = await running(engine)
+    sent = world.guest.model.outputs[world.guest.process()["stdio"]["io"]]
+    world.guest.print(b"kept\n")
+    await until(lambda: sent.kept_bytes == 0)
+
+    def full(self: LogWriter, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(LogWriter, "_write_all", full)
+        world.guest.print(b"lost\n")
+        await until(lambda: sent.kept_bytes == 0)  # acknowledged: the guest has it no longer
+        engine = await world.next_daemon()
+        world.guest.print(b"lost too\n")
+        await until(lambda: sent.kept_bytes == 0)
+    world.guest.print(b"kept again\n")
+    ended = engine.containers.wait(container.id, "next-exit")
+    world.guest.exit(0)
+    assert await ended == WaitResult(exit_code=0)
+    assert await logged(engine, container.id) == b"kept\nkept again\n"
 
 
 async def test_an_exit_that_nobody_saw(world: World, engine: LiveEngine) -> None:

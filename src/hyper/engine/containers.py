@@ -257,7 +257,7 @@ class ContainerUseCases:
 
     async def resize(self, reference: str, *, rows: int, columns: int) -> None:
         managed = self._registry.find(reference)
-        run = managed.run
+        run = await managed.present_run()
         if run is None:
             raise Conflict(f"container {managed.id} is not running")
         if not run.tty:

@@ -51,7 +51,7 @@ class ExecUseCases:
 
     async def create(self, reference: str, config: ExecConfig) -> str:
         container = self._registry.find(reference)
-        self._running(container)
+        await self._running(container)
         if not config.command:
             raise InvalidArgument("No exec command specified")
         exec_id = secrets.token_hex(32)
@@ -70,7 +70,7 @@ class ExecUseCases:
         if managed.started:
             raise Conflict(f"exec {exec_id} has been started before: create a new one")
         container = self._registry.find(managed.snapshot.container_id)
-        run = self._running(container)
+        run = await self._running(container)
         managed.started = True
         config = managed.snapshot.config
         if detach:
@@ -180,12 +180,13 @@ class ExecUseCases:
         except Unavailable:
             return  # the VM is gone; its exit is told by the run
 
-    def _running(self, container: Managed) -> Run:
-        if container.run is None or container.run.ending:
+    async def _running(self, container: Managed) -> Run:
+        run = await container.present_run()
+        if run is None or run.ending:
             raise Conflict(f"container {container.id} is not running")
         if container.state.status is Status.PAUSED:
             raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
-        return container.run
+        return run
 
     def _find(self, exec_id: str) -> _Managed:
         managed = self._execs.get(exec_id)

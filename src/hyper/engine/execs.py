@@ -70,8 +70,12 @@ class ExecUseCases:
         if managed.started:
             raise Conflict(f"exec {exec_id} has been started before: create a new one")
         container = self._registry.find(managed.snapshot.container_id)
-        run = await self._running(container)
-        managed.started = True
+        managed.started = True  # before anything is awaited: it is started once
+        try:
+            run = await self._running(container)
+        except HyperError:
+            managed.started = False
+            raise
         config = managed.snapshot.config
         if detach:
             await self._tasks.carry_out(

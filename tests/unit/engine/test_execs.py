@@ -38,6 +38,19 @@ async def test_an_exec_from_create_to_exit(world: World, engine: LiveEngine) -> 
     assert world.guest.forgotten == [exec_id]
 
 
+async def test_an_exec_is_started_once_also_by_two_clients_at_once(world: World, engine: LiveEngine) -> None:
+    container = await running(engine)
+    exec_id = await an_exec(engine, container.id)
+    await engine.containers.pause(container.id)
+    with pytest.raises(Conflict, match="is paused"):
+        await engine.execs.start(exec_id, detach=True)
+    await engine.containers.unpause(container.id)  # what could not be started may be tried again
+    results = await asyncio.gather(
+        *(engine.execs.start(exec_id, detach=True) for _ in range(2)), return_exceptions=True
+    )
+    assert sorted(type(result) for result in results if result is not None) == [Conflict]
+
+
 async def test_what_an_exec_said_before_the_container_ended_is_heard(world: World, engine: LiveEngine) -> None:
     container = await running(engine)
     exec_id = await an_exec(engine, container.id)

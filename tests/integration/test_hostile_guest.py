@@ -1,8 +1,8 @@
 """A guest that was taken over attacks the host: whatever its agent sends, only its own container suffers.
 
-The lying agent is a script (``tests/hostile_peer.py``) behind the fake hypervisor, under a real engine and API; beside it
-there is always a well-behaved container, which must not notice. ``test_hostile_container.py`` attacks from inside real
-VMs.
+The lying agent is a script (``tests/hostile_peer.py``) behind the fake hypervisor, under a real engine and API; beside
+it there is always a well-behaved container, which must not notice. ``test_hostile_container.py`` attacks from inside
+real VMs.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from hyper import __version__, config
 from hyper.daemon import lifecycle
 from hyper.daemon.agent_binary import find_agent
 from hyper.daemon.listeners import DataRoot, Listeners, PidFile
-from hyper.errors import HyperError
+from hyper.errors import FailedPrecondition, HyperError, InvalidArgument
 
 if TYPE_CHECKING:
     from hyper.engine.engine import LiveEngine
@@ -63,7 +63,7 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
 
     async with AsyncExitStack() as opened:
         root = opened.enter_context(DataRoot.lock(settings.data_root))
-        settings.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        _make_exec_root(settings.exec_root)
         opened.enter_context(PidFile.write(settings.pid_path))
         listeners = opened.enter_context(Listeners.open(settings.api_hosts, settings.group))
         database = Database(settings.data_root / "state.db")
@@ -123,6 +123,16 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
         await stop.wait()
 
 
+def _make_exec_root(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o711, parents=True, exist_ok=True)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"the exec root {path} cannot be used ({error.strerror}): "
+            "run hyperd as root, or choose another with --exec-root"
+        ) from error
+
+
 async def _network(
     settings: config.Settings, database: Database, root_id: str, opened: AsyncExitStack
 ) -> tuple[BridgeNetwork | None, str]:
@@ -132,6 +142,8 @@ async def _network(
     wanted = BridgeSettings(name=settings.bridge_for(root_id), bip=settings.bip, mtu=settings.mtu)
     try:
         network = await BridgeNetwork.open(database, wanted, root_id)
+    except InvalidArgument:
+        raise  # a setting is wrong: no machine could make this network
     except HyperError as error:
         _log.warning("no default network: %s", error.message)
         return None, error.message

@@ -106,8 +106,10 @@ async def consume(stream: AsyncIterator[bytes], work: Callable[[Iterator[bytes]]
                 await asyncio.wait({worker})
             except asyncio.CancelledError:
                 continue
+        for task in (worker, pumping):  # whoever is cancelled does not ask how these ended
+            if not task.cancelled():
+                task.exception()
     if not pumping.cancelled() and (failure := pumping.exception()) is not None:
-        worker.exception()
         raise failure
     return worker.result()
 

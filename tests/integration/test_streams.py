@@ -499,6 +499,8 @@ def test_killed_clients_leave_the_container_alone_and_nothing_in_hyperd(hyperd: 
             with door.popen("logs", "-f", name, stdout=subprocess.PIPE) as third:
                 assert third.stdout is not None
                 same(third.stdout.read(_LINE_BYTES), BLOCK[:_LINE_BYTES])
+                # Now the container waits for its clients: the worst moment to lose them.
+                until_stalled(lambda: log_path(hyperd, name).stat().st_size, "output that nobody reads")
                 second.sock.close()
                 third.kill()
                 first.kill()

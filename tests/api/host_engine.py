@@ -201,6 +201,12 @@ class Managed:
     log: list[LogEntry] = field(default_factory=list)
     logged: asyncio.Event = field(default_factory=asyncio.Event)
     waiters: list[tuple[Condition, asyncio.Future[WaitResult]]] = field(default_factory=list)
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def present_process(self) -> HostProcess | None:
+        """Once a start under way is over: it may have printed before that."""
+        async with self.starting:
+            return self.process
 
     def set_state(self, **changes: Any) -> None:
         state = msgspec.structs.replace(self.snapshot.state, **changes)
@@ -268,14 +274,16 @@ class HostContainers:
         config = container.config
         process = HostProcess(managed.hub, managed.log, managed.logged.set)
         try:
-            await process.start(
-                (container.path, *container.args),
-                env=config.env,
-                cwd=config.working_dir,
-                tty=config.tty,
-                stdin=config.open_stdin,
-                size=config.console_size,
-            )
+            async with managed.starting:
+                await process.start(
+                    (container.path, *container.args),
+                    env=config.env,
+                    cwd=config.working_dir,
+                    tty=config.tty,
+                    stdin=config.open_stdin,
+                    size=config.console_size,
+                )
+                managed.process = process
         except (NotFound, PermissionDenied) as error:
             managed.set_state(exit_code=127 if isinstance(error, NotFound) else 126)
             managed.hub.end()
@@ -283,7 +291,6 @@ class HostContainers:
             if config.auto_remove:
                 self._drop(managed)
             raise
-        managed.process = process
         managed.set_state(status=Status.RUNNING, pid=process.pid, started_ns=time.time_ns(), finished_ns=0, exit_code=0)
         managed.snapshot = msgspec.structs.replace(
             managed.snapshot, networks=(NetworkAttachment(network="bridge", address="192.0.2.2", prefix_length=24),)
@@ -317,7 +324,7 @@ class HostContainers:
 
     async def stop(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
         managed = self.find(reference)
-        process = managed.process
+        process = await managed.present_process()
         if process is None:
             raise NotModified("it does not run")
         process.signal(parse_signal(signal or managed.snapshot.config.stop_signal or "TERM"))
@@ -339,9 +346,9 @@ class HostContainers:
     async def kill(self, reference: str, signal: str) -> None:
         number = parse_signal(signal)
         managed = self.find(reference)
-        if managed.process is None:
+        process = await managed.present_process()
+        if process is None:
             raise Conflict(f"cannot kill container: {reference}: container {managed.snapshot.id} is not running")
-        process = managed.process
         process.signal(number)
         if number == signals.SIGKILL:
             process.signal(signals.SIGCONT)
@@ -401,7 +408,7 @@ class HostContainers:
             tty=config.tty,
             stdin=stdin and config.open_stdin and stream,
             streams=wanted,
-            history=[(entry.stream, entry.data) for entry in managed.log if entry.stream in wanted] if logs else [],
+            history=_history(managed, wanted) if logs else None,
             end_stdin_with_client=config.stdin_once,
         )
 
@@ -621,3 +628,9 @@ class HostEngine:
     async def close(self) -> None:
         await self.execs.close()
         await self.containers.close()
+
+
+async def _history(managed: Managed, wanted: frozenset[str]) -> AsyncIterator[Any]:
+    for entry in tuple(managed.log):
+        if entry.stream in wanted:
+            yield entry.stream, entry.data

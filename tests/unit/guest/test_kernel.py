@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from hyper.errors import FailedPrecondition, InvalidArgument, NotFound
-from hyper.guest.kernel import KernelSettings, find_kernel
+from hyper.guest.kernel import FoundKernel, KernelSettings, find_kernel
 from hyper.guest.kernel_config import REQUIREMENTS
 
 from .kernel_files import bzimage, module, vmlinux
@@ -125,3 +126,12 @@ def test_mitigations_are_off_only_where_they_protect_nothing(tmp_path: Path) -> 
     found = find_kernel(KernelSettings(tmp_path))
     assert "mitigations=off" in found.command_line(emulated=True)
     assert "mitigations" not in found.command_line(emulated=False)
+    assert "rodata" not in found.command_line(emulated=False)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("distribution", True), ("configured", True), ("tuned", False)])
+def test_only_kernels_that_are_not_ours_are_spared_their_own_checks(
+    kind: Literal["configured", "tuned", "distribution"], told: bool
+) -> None:
+    words = FoundKernel(kind, Path("/k"), "6.1", None, None).command_line(emulated=True).split()
+    assert ("rodata=off" in words, "cryptomgr.notests" in words) == (told, told)

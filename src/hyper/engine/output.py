@@ -79,6 +79,7 @@ class OutputHub:
 
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
+        self._bounded = True
         self._ended = False
         self.input: asyncio.Future[InputStream | None] = asyncio.get_running_loop().create_future()
         """The process's stdin once it has started; None when it has none."""
@@ -99,6 +100,8 @@ class OutputHub:
         if self._ended:
             subscription.end()
         else:
+            if not self._bounded:
+                subscription.unbind()
             self._subscriptions.add(subscription)
         return subscription
 
@@ -114,6 +117,7 @@ class OutputHub:
 
     def stop_waiting(self) -> None:
         """The process is gone: the rest is queued at once, and nobody waits for a stalled client any more."""
+        self._bounded = False
         for subscription in self._subscriptions:
             subscription.unbind()
 

@@ -61,3 +61,13 @@ async def test_a_client_that_comes_after_the_end_gets_an_end() -> None:
     hub.end()
     assert [item async for item in hub.subscribe(BOTH).take()] == []
     assert await hub.input is None
+
+
+async def test_a_client_that_comes_between_the_exit_and_the_end_holds_nothing_up_either() -> None:
+    hub = OutputHub()
+    hub.stop_waiting()
+    late = hub.subscribe(BOTH)
+    for _ in range(3):
+        await asyncio.wait_for(hub.publish("stdout", b"x" * QUEUE_BYTES), 5)
+    hub.end()
+    assert len(b"".join([data async for _, data in late.take()])) == 3 * QUEUE_BYTES

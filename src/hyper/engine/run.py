@@ -137,10 +137,12 @@ class Run:
         try:
             await asyncio.wait((asyncio.shield(self._exit), death), return_when=asyncio.FIRST_COMPLETED)
             self.hub.stop_waiting()
-            if not self._exit.done():
+            drained = asyncio.ensure_future(asyncio.wait(self._tasks, timeout=DRAIN_S))
+            await asyncio.wait((drained, death), return_when=asyncio.FIRST_COMPLETED)
+            if death.done():
                 # Nothing answers any more: what has arrived can be read, and no reconnection is worth waiting for.
                 await self.sandbox.agent.release()
-            done, late = await asyncio.wait(self._tasks, timeout=DRAIN_S) if self._tasks else (set(), set())
+            done, late = await drained
             for task in late:
                 _log.warning("container %s: output was cut %d s after its end", self.container_id[:12], int(DRAIN_S))
                 task.cancel()

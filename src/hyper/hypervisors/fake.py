@@ -98,12 +98,12 @@ class FakeHost:
 
     async def crash(self, sandbox_id: str, reason: str) -> None:
         """The machine ends by itself."""
-        for machine in self.machines.values():
+        for machine in tuple(self.machines.values()):
             if machine.spec.sandbox_id == sandbox_id:
                 await machine.end(VmmExit(False, reason))
 
     async def close(self) -> None:
-        for machine in self.machines.values():
+        for machine in tuple(self.machines.values()):
             await machine.end(VmmExit(False, "the fake host was closed"))
 
 

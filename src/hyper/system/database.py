@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hyper.errors import DataLoss, FailedPrecondition
+from hyper.errors import DataLoss, FailedPrecondition, ResourceExhausted
 
 
 class Database:
@@ -59,7 +59,9 @@ class Database:
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """A write transaction: all of it or nothing. Does not nest, and must not await inside."""
+        """A write transaction: all of it or nothing. Does not nest, and must not await inside.
+
+        ResourceExhausted when the disk has no room for it."""
         if durable:
             self.connection.execute("PRAGMA synchronous=FULL")
         try:
@@ -71,6 +73,12 @@ class Database:
                 if self.connection.in_transaction:  # a full disk may have rolled it back already
                     self.connection.execute("ROLLBACK")
                 raise
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                raise
+            raise ResourceExhausted(
+                f"{self.path.name} cannot be written ({error}): make space in {self.path.parent} and try again"
+            ) from error
         finally:
             if durable:
                 self.connection.execute("PRAGMA synchronous=NORMAL")

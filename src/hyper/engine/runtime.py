@@ -22,6 +22,7 @@ from hyper.oci.runtime_spec import (
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+DEFAULT_OPEN_FILES = Ulimit("nofile", 1024, 524_288)
 ROOT = "0"
 """Named, so that the agent looks up its further groups in the image, as Docker does."""
 
@@ -44,7 +45,7 @@ def runtime_spec(container: Container, *, default_memory_bytes: int) -> dict[str
                 capabilities_add=config.cap_add,
                 capabilities_drop=config.cap_drop,
                 no_new_privileges=options.no_new_privileges,
-                ulimits=[Ulimit(limit.name, limit.soft, limit.hard) for limit in config.ulimits],
+                ulimits=_ulimits(config),
                 additional_gids=_group_ids(config.group_add),
                 oom_score_adj=config.oom_score_adj,
             ),
@@ -77,7 +78,7 @@ def exec_process(container: Container, exec_config: ExecConfig, console_size: tu
             capabilities_add=config.cap_add,
             capabilities_drop=config.cap_drop,
             no_new_privileges=options.no_new_privileges,
-            ulimits=[Ulimit(limit.name, limit.soft, limit.hard) for limit in config.ulimits],
+            ulimits=_ulimits(config),
             additional_gids=_group_ids(config.group_add),
             oom_score_adj=config.oom_score_adj,
         )
@@ -134,6 +135,13 @@ def merge_env(*sets: Sequence[str]) -> tuple[str, ...]:
             name, equals, _ = variable.partition("=")
             merged[name] = variable if equals else None
     return tuple(value for value in merged.values() if value is not None)
+
+
+def _ulimits(config: ContainerConfig) -> list[Ulimit]:
+    """Without a word about open files: what systemd and with it today's engines give. The kernel's own hard limit of
+    4,096 is too low for servers, and a container may not raise it."""
+    given = [Ulimit(limit.name, limit.soft, limit.hard) for limit in config.ulimits]
+    return given if any(limit.name == "nofile" for limit in given) else [*given, DEFAULT_OPEN_FILES]
 
 
 def _group_ids(groups: Sequence[str]) -> list[int]:

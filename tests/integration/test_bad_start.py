@@ -132,6 +132,7 @@ LACKING = {
     "no kernel": (("--kernel", "/nonexistent/vmlinux"), "/nonexistent/vmlinux"),
     "a text for a kernel": (("--kernel", "/etc/passwd"), "/etc/passwd"),
     "a program for a kernel": (("--kernel", "/bin/true"), "/bin/true"),
+    "a text for an agent": (("--agent", "/etc/passwd"), "/etc/passwd"),
     "no agent": (("--agent", "/nonexistent/agent"), "/nonexistent/agent"),
 }
 
@@ -148,3 +149,14 @@ def test_what_is_missing_is_named_at_each_run_and_by_info(flags: tuple[str, ...]
         assert daemon.door.out("ps", "-aq") == ""
         assert list((daemon.exec_root / "vm").iterdir()) == []
         assert "trace=" not in daemon.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_first_process_that_is_no_agent_fails_the_start_in_time() -> None:
+    """busybox as the guest's init: it boots, fills the console with complaints for ever, and never says hello."""
+    with running_hyperd("--agent", "/usr/bin/busybox") as daemon:
+        result = daemon.door.docker("run", "--rm", "--network", "none", "busybox", "true", check=False, timeout_s=100)
+        assert result.returncode == 125, result.stderr
+        assert b"agent did not answer within" in result.stderr
+        assert len(result.stderr) < 4000
+        assert list((daemon.exec_root / "vm").iterdir()) == []

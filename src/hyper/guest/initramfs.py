@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyper.errors import NotFound
+from hyper.errors import FailedPrecondition, NotFound
 from hyper.guest.cpio import CpioWriter
 from hyper.guest.kernel import FoundKernel
 from hyper.guest.modules import BOOT_MODULES, Module, ModuleTree
@@ -36,11 +36,15 @@ def build(agent: Path, kernel: FoundKernel, cache: Path) -> Path:
     """The archive for this agent and kernel; made if the cache does not have it. Blocking, about 0.2 s when it has to
     be made.
 
-    NotFound when there is no agent; FailedPrecondition when the kernel's modules are incomplete or damaged."""
+    NotFound when there is no agent; FailedPrecondition when it is no program, or the kernel's modules are incomplete or damaged."""
     try:
         init = agent.read_bytes()
     except FileNotFoundError as error:
         raise NotFound(f"the guest agent {agent} does not exist; build it with `make agent`") from error
+    except OSError as error:
+        raise FailedPrecondition(f"the guest agent {agent} cannot be read: {error.strerror}") from error
+    if not init.startswith(b"\x7fELF"):
+        raise FailedPrecondition(f"the guest agent {agent} is no program; build it with `make agent`")
     boot, later = _modules(kernel)
     boot, later = _unsigned(boot, kernel), _unsigned(later, kernel)
     path = cache / f"initramfs-{_key(init, kernel.release, boot, later)}.cpio"

@@ -79,7 +79,7 @@ def test_the_same_inputs_give_the_same_file_and_others_another(
     assert initramfs.build(agent, kernel, tmp_path / "a") == first
     again = initramfs.build(agent, kernel, tmp_path / "b")
     assert (again.name, again.read_bytes()) == (first.name, first.read_bytes())
-    agent.write_bytes(b"another agent")
+    agent.write_bytes(b"\x7fELF another agent")
     assert initramfs.build(agent, kernel, tmp_path / "a") != first
     assert sorted(path.suffix for path in (tmp_path / "a").iterdir()) == [".cpio", ".cpio"]
 

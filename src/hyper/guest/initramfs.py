@@ -36,7 +36,7 @@ def build(agent: Path, kernel: FoundKernel, cache: Path) -> Path:
     """The archive for this agent and kernel; made if the cache does not have it. Blocking, about 0.2 s when it has to
     be made.
 
-    NotFound when there is no agent; FailedPrecondition when it is no program, or the kernel's modules are incomplete or damaged."""
+    NotFound when there is no agent; FailedPrecondition when it is no program or the modules are incomplete."""
     try:
         init = agent.read_bytes()
     except FileNotFoundError as error:

@@ -236,7 +236,7 @@ class ProgressView(Protocol):
 
 
 class Images(Protocol):
-    """Same objects as ``hyper.images.store`` (docs/seams.md); the engine adds events and the check whether
+    """Same objects as ``hyper.images.store``; the engine adds events and the check whether
     containers use an image."""
 
     async def load(

@@ -96,7 +96,8 @@ fn mount_kernel_file_systems() -> Result<()> {
         ("/dev/shm", "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=1777"),
         ("/run", "tmpfs", libc::MS_NOSUID, "mode=755"),
         ("/tmp", "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "mode=1777"),
-        (cgroup::ROOT, "cgroup2", plain, ""),
+        // The limits of a container hold even for one that may write to its cgroup.
+        (cgroup::ROOT, "cgroup2", plain, "nsdelegate"),
     ];
     for (path, kind, flags, data) in list {
         fs::create_dir_all(path).context(|| format!("cannot make {path}"))?;

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 pub const ROOT: &str = "/sys/fs/cgroup";
 const PARENT: &str = "/sys/fs/cgroup/containers";
 const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
+/// What a container may make below its own cgroup: all of it is looked through, and removed, by the loop.
+const MAX_DESCENDANTS: usize = 2_000;
+const MAX_DEPTH: usize = 32;
 const MAX_PIDS_LISTED: usize = 100_000;
 
 /// Mounts the hierarchy's own folder for containers and hands it the controllers that the kernel has.
@@ -35,6 +38,9 @@ impl Cgroup {
     pub fn create(id: &str) -> Result<Self> {
         let path = Path::new(PARENT).join(id);
         fs::create_dir(&path).context(|| format!("cannot make the cgroup of {id}"))?;
+        for (file, most) in [("cgroup.max.descendants", MAX_DESCENDANTS), ("cgroup.max.depth", MAX_DEPTH)] {
+            let _ = fs::write(path.join(file), most.to_string());
+        }
         let folder = File::open(&path).context(|| format!("cannot open the cgroup of {id}"))?;
         Ok(Cgroup { path, folder })
     }
@@ -124,7 +130,7 @@ impl Cgroup {
 
     pub fn remove(&self) -> io::Result<()> {
         fn remove(folder: &Path, depth: usize) -> io::Result<()> {
-            if depth < 64 {
+            if depth <= MAX_DEPTH {
                 for sub in subfolders(folder) {
                     remove(&sub, depth + 1)?;
                 }

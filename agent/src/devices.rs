@@ -3,9 +3,9 @@
 //! Source: the runtime spec's config-linux.md "Default Devices" and "Allowed Device list"; linux/bpf.h.
 
 use crate::error::{Context, Error, Result};
+use crate::paths;
 use crate::spec::{Device, DeviceRule};
 use crate::sys;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -29,7 +29,7 @@ const LINKS: [(&str, &str); 6] = [
 
 fn node(path: &str, kind: u32, mode: u32, major: u32, minor: u32, uid: u32, gid: u32) -> Result<()> {
     if let Some(parent) = Path::new(path).parent() {
-        fs::create_dir_all(parent).context(|| format!("cannot make the folder of device {path}"))?;
+        paths::make_folder(parent).context(|| format!("cannot make the folder of device {path}"))?;
     }
     match sys::mknod(path, kind | (mode & 0o7777), major, minor) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),

@@ -43,6 +43,39 @@ impl Error {
     }
 }
 
+/// A helper process reports its error in one bounded message; what a user can read is far shorter.
+const MAX_TEXT_BYTES: usize = 2_000;
+
+impl Error {
+    fn text(&mut self) -> &mut String {
+        use Error::*;
+        match self {
+            InvalidArgument(m)
+            | NotFound(m)
+            | Conflict(m)
+            | AlreadyExists(m)
+            | FailedPrecondition(m)
+            | PermissionDenied(m)
+            | ResourceExhausted(m)
+            | Unavailable(m)
+            | Unsupported(m)
+            | DeadlineExceeded(m)
+            | Internal(m) => m,
+        }
+    }
+
+    /// The same with a text of bounded length: paths and arguments in it can be of any.
+    pub fn cut(mut self) -> Self {
+        let text = self.text();
+        if text.len() > MAX_TEXT_BYTES {
+            let end = (0..=MAX_TEXT_BYTES).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+            text.truncate(end);
+            text.push_str("...");
+        }
+        self
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.message())
@@ -78,5 +111,19 @@ pub fn describe(e: &io::Error) -> String {
     match chars.next() {
         Some(first) => first.to_lowercase().collect::<String>() + chars.as_str(),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let cut = Error::NotFound("\u{e9}".repeat(50_000)).cut();
+        assert!(
+            matches!(&cut, Error::NotFound(text) if text.ends_with("\u{e9}...") && text.len() <= MAX_TEXT_BYTES + 3)
+        );
+        assert_eq!(Error::Conflict("short".into()).cut(), Error::Conflict("short".into()));
     }
 }

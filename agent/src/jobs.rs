@@ -3,7 +3,7 @@
 
 use crate::error::{Context, Error, Result};
 use crate::sys::{self, Pid};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 const MAX_REPORT_BYTES: usize = 64 * 1024;
 
@@ -17,8 +17,8 @@ impl Job {
     pub fn spawn(work: impl FnOnce() -> Result<()>) -> Result<Job> {
         let (pipe, end) = sys::pipe().context(|| "cannot make a pipe".into())?;
         sys::set_nonblocking(&pipe).context(|| "cannot prepare a pipe".into())?;
-        let pid = sys::fork(|| {
-            let text = serde_json::to_vec(&work()).unwrap_or_default();
+        let pid = sys::fork(&[end.as_raw_fd()], || {
+            let text = serde_json::to_vec(&work().map_err(Error::cut)).unwrap_or_default();
             let mut rest = text.as_slice();
             while !rest.is_empty() {
                 match sys::write(&end, rest) {

@@ -7,6 +7,7 @@ use crate::capabilities::{self, Sets};
 use crate::devices;
 use crate::error::{describe, Context, Error, Result};
 use crate::mounts;
+use crate::paths;
 use crate::rootfs;
 use crate::seccomp::Filter;
 use crate::spec;
@@ -16,8 +17,8 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 pub const READY: u8 = b'R';
@@ -52,6 +53,12 @@ pub struct Ends {
     pub stderr: Option<OwnedFd>,
 }
 
+impl Ends {
+    pub fn numbers(&self) -> Vec<RawFd> {
+        [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
+    }
+}
+
 /// Resource limits by name, checked before anything is started.
 pub fn rlimit(kind: &str) -> Option<u32> {
     let number = match kind {
@@ -76,10 +83,10 @@ pub fn rlimit(kind: &str) -> Option<u32> {
     Some(number)
 }
 
-fn report(sync: &OwnedFd, error: &Error) -> i32 {
+fn report(sync: &OwnedFd, error: Error) -> i32 {
+    let error = error.cut();
     let mut text = vec![FAILED];
-    text.extend_from_slice(serde_json::to_string(error).unwrap_or_default().as_bytes());
-    text.truncate(16 * 1024);
+    text.extend_from_slice(serde_json::to_string(&error).unwrap_or_default().as_bytes());
     let _ = sys::send_message(sync, &text, None);
     // What Docker shows when the message is lost: 127 not found, 126 cannot be run.
     if matches!(error, Error::NotFound(_)) {
@@ -94,13 +101,14 @@ pub fn run_init(setup: &Setup, program: &Program, ends: Ends, sync: &OwnedFd) ->
     let prepared = || -> Result<(Identity, Option<OwnedFd>)> {
         set_oom_score(program.process.oom_score_adj.unwrap_or(0));
         sys::setsid();
+        sys::new_session_keyring();
         sys::umask(0);
         let null = build(setup)?;
         let identity = users::resolve_here(&program.process.user)?;
         make_cwd(&program.process.cwd)?;
         let terminal = connect(program, ends, null, &identity)?;
-        if let Some(master) = &terminal {
-            bind_console(master)?;
+        if terminal.is_some() {
+            bind_console()?;
         }
         if setup.readonly {
             sys::set_readonly("/").context(|| "cannot make the root read-only".into())?;
@@ -112,9 +120,9 @@ pub fn run_init(setup: &Setup, program: &Program, ends: Ends, sync: &OwnedFd) ->
             if !tell_ready(sync, terminal) || !wait_for_start(sync) {
                 return 1;
             }
-            report(sync, &become_program(program, &identity))
+            report(sync, become_program(program, &identity))
         }
-        Err(error) => report(sync, &error),
+        Err(error) => report(sync, error),
     }
 }
 
@@ -123,6 +131,7 @@ pub fn run_exec(join: &[(OwnedFd, i32)], program: &Program, ends: Ends, sync: &O
     let prepared = || -> Result<(Identity, Option<OwnedFd>)> {
         set_oom_score(program.process.oom_score_adj.unwrap_or(0));
         sys::setsid();
+        sys::new_session_keyring();
         sys::umask(0);
         let null = open_null()?;
         for (namespace, kind) in join {
@@ -138,9 +147,9 @@ pub fn run_exec(join: &[(OwnedFd, i32)], program: &Program, ends: Ends, sync: &O
             if !tell_ready(sync, terminal) {
                 return 1;
             }
-            report(sync, &become_program(program, &identity))
+            report(sync, become_program(program, &identity))
         }
-        Err(error) => report(sync, &error),
+        Err(error) => report(sync, error),
     }
 }
 
@@ -246,17 +255,11 @@ pub fn sysctls(settings: &BTreeMap<String, String>) -> Result<()> {
 
 /// As Docker does, a working folder that the image lacks is made, and belongs to root.
 fn make_cwd(cwd: &str) -> Result<()> {
-    if cwd.is_empty() || Path::new(cwd).is_dir() {
+    if cwd.is_empty() {
         return Ok(());
     }
-    if !cwd.starts_with('/') {
-        return Err(Error::InvalidArgument(format!("the working directory {cwd:?} is not absolute")));
-    }
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(cwd)
-        .map_err(|e| Error::InvalidArgument(format!("mkdir {cwd}: {}", describe(&e))))
+    let path = paths::resolve(Path::new("/"), cwd)?;
+    paths::make_folder(&path).map_err(|e| Error::InvalidArgument(format!("mkdir {cwd}: {}", describe(&e))))
 }
 
 // -- stdio --------------------------------------------------------------------------------------------------------
@@ -276,10 +279,15 @@ fn connect(program: &Program, ends: Ends, null: OwnedFd, identity: &Identity) ->
         }
         return Ok(None);
     }
-    let open = fs::OpenOptions::new().read(true).write(true).open("/dev/pts/ptmx");
-    let master = open.map(OwnedFd::from).map_err(|e| {
-        Error::FailedPrecondition(format!("a terminal needs devpts mounted at /dev/pts: {}", describe(&e)))
-    })?;
+    let needs = |why: &str| Error::FailedPrecondition(format!("a terminal needs devpts mounted at /dev/pts: {why}"));
+    let flags = libc::O_NOCTTY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let open = fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/pts/ptmx");
+    let master = open.map(OwnedFd::from).map_err(|e| needs(&describe(&e)))?;
+    // The agent will read it: nothing that a container put there instead.
+    let found = sys::file_kind(master.as_raw_fd()).context(what)?;
+    if found.st_mode & libc::S_IFMT != libc::S_IFCHR || found.st_rdev != libc::makedev(5, 2) {
+        return Err(needs("its ptmx is none"));
+    }
     let slave = sys::terminal_slave(&master).context(|| "cannot open the terminal".into())?;
     if let Some(size) = program.process.console_size.filter(|s| s.height > 0 || s.width > 0) {
         sys::set_window_size(&master, size.height, size.width).context(|| "cannot set the window's size".into())?;
@@ -293,14 +301,11 @@ fn connect(program: &Program, ends: Ends, null: OwnedFd, identity: &Identity) ->
     Ok(Some(master))
 }
 
-/// /dev/console is the init process's terminal.
-fn bind_console(master: &OwnedFd) -> Result<()> {
+/// /dev/console is the init process's terminal, which is its descriptor 0 by now: a path could be another's.
+fn bind_console() -> Result<()> {
     let what = || "cannot make /dev/console".to_string();
-    let number = sys::terminal_number(master).context(what)?;
-    if !Path::new("/dev/console").exists() {
-        fs::write("/dev/console", "").context(what)?;
-    }
-    sys::mount(&format!("/dev/pts/{number}"), "/dev/console", "", libc::MS_BIND, "").context(what)
+    let tree = sys::clone_tree(0).context(what)?;
+    mounts::attach(&tree, "/dev/console").map(|_| ())
 }
 
 // -- the program --------------------------------------------------------------------------------------------------
@@ -356,6 +361,10 @@ fn prepare_program(program: &Program, identity: &Identity) -> Result<Image> {
             "chdir to cwd ({cwd:?}) set in config.json failed: {}",
             describe(&error)
         )));
+    }
+    // A folder outside the container's root has no path in it.
+    if std::env::current_dir().is_err() {
+        return Err(Error::PermissionDenied(format!("the working directory {cwd:?} lies outside of the container")));
     }
     sys::umask(process.user.umask.unwrap_or(0o022));
     let path = find_program(process.args.first().map_or("", |a| a), &env)?;

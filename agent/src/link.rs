@@ -285,10 +285,10 @@ impl Link {
         self.flows.get_mut(&stream).and_then(|f| f.output.as_mut())
     }
 
-    /// How much more a process may print into this stream before it is blocked.
-    pub fn output_room(&mut self, stream: u32) -> usize {
+    /// How much more a process may print into this stream before it is blocked, when at most `most` bytes are kept.
+    pub fn output_room(&mut self, stream: u32, most: usize) -> usize {
         match self.sender(stream) {
-            Some(sender) if !sender.is_over() => OUTPUT_KEPT_BYTES.saturating_sub(sender.kept()),
+            Some(sender) if !sender.is_over() => most.saturating_sub(sender.kept()),
             // Nobody wants it: it is read and thrown away, so that the process is not disturbed.
             _ => OUTPUT_KEPT_BYTES,
         }

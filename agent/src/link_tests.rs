@@ -204,7 +204,7 @@ fn nothing_is_lost_or_doubled_over_random_disconnections() {
             steps += 1;
             assert!(steps < 200_000, "seed {seed}: it does not end");
             for (i, &stream) in streams.iter().enumerate() {
-                let n = random.below(30_000).min(total - printed[i]).min(link.output_room(stream));
+                let n = random.below(30_000).min(total - printed[i]).min(link.output_room(stream, OUTPUT_KEPT_BYTES));
                 link.write(stream, &(printed[i]..printed[i] + n).map(|at| pattern(stream, at)).collect::<Vec<_>>());
                 printed[i] += n;
                 if printed[i] == total {
@@ -336,10 +336,24 @@ fn a_closed_stdin_is_reset_and_a_reset_output_is_thrown_away() {
     assert_eq!(host.resets, [1]);
     assert!(events.contains(&Event::Room(1)));
     for _ in 0..10 {
-        assert_eq!(link.output_room(1), OUTPUT_KEPT_BYTES);
+        assert_eq!(link.output_room(1, OUTPUT_KEPT_BYTES), OUTPUT_KEPT_BYTES);
         link.write(1, &[0; 1_000_000]);
     }
     assert_eq!(link.flows[&1].output.as_ref().map(Sender::kept), Some(0));
+}
+
+#[test]
+fn what_is_kept_for_a_host_that_does_not_read_is_bounded_also_beyond_the_usual() {
+    let (_, mut link) = connected();
+    assert!(link.open(&[1], &[]));
+    for most in [OUTPUT_KEPT_BYTES, 2 * OUTPUT_KEPT_BYTES] {
+        while link.output_room(1, most) > 0 {
+            let room = link.output_room(1, most).min(100_000);
+            link.write(1, &vec![0; room]);
+        }
+        assert_eq!(link.flows[&1].output.as_ref().map(Sender::kept), Some(most));
+    }
+    assert_eq!(link.output_room(1, OUTPUT_KEPT_BYTES), 0);
 }
 
 #[test]

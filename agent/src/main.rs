@@ -16,6 +16,7 @@ mod link;
 mod messages;
 mod mounts;
 mod network;
+mod paths;
 mod processes;
 mod rootfs;
 mod sandbox;

@@ -3,11 +3,12 @@
 //! Source: the runtime spec's config.md "Mounts", mount(2), and the kernel's Documentation/filesystems.
 
 use crate::error::{describe, Context, Error, Result};
+use crate::paths;
 use crate::spec::Mount;
 use crate::sys;
 use std::fs;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -136,78 +137,57 @@ pub fn open_sources(mounts: &[Mount]) -> Result<Vec<Prepared>> {
     mounts.iter().map(prepare).collect()
 }
 
-fn make_folder(path: &str) -> Result<()> {
-    if Path::new(path).is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(path).context(|| format!("cannot make the mount point {path}"))
-}
-
-/// An empty file to mount over, if nothing is there.
-fn make_file(path: &str) -> Result<()> {
-    if Path::new(path).exists() {
-        return Ok(());
-    }
-    if let Some(parent) = Path::new(path).parent() {
-        fs::create_dir_all(parent).context(|| format!("cannot make the folder of {path}"))?;
-    }
-    fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map(|_| ())
-        .context(|| format!("cannot make the mount point {path}"))
-}
-
 /// Attaches a detached tree over `path`, a file's or a folder's as the tree is.
-pub fn attach(tree: &OwnedFd, path: &str) -> Result<()> {
-    use std::os::fd::AsRawFd;
+/// Gives the place that the path led to.
+pub fn attach(tree: &OwnedFd, path: &str) -> Result<PathBuf> {
     let stat = sys::file_kind(tree.as_raw_fd()).context(|| format!("cannot look at the source of {path}"))?;
-    if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
-        make_folder(path)?;
-    } else {
-        make_file(path)?;
-    }
-    sys::move_mount(tree, path).context(|| format!("cannot mount over {path}"))
+    let at = paths::resolve(Path::new("/"), path)?;
+    if stat.st_mode & libc::S_IFMT == libc::S_IFDIR { paths::make_folder(&at) } else { paths::make_file(&at) }
+        .context(|| format!("cannot make the mount point {path}"))?;
+    sys::move_mount(tree, &at).context(|| format!("cannot mount over {path}"))?;
+    Ok(at)
 }
 
 impl Prepared {
     /// Makes the mount; the process stands in the container's root.
     pub fn make(&self) -> Result<()> {
-        let at = self.destination.as_str();
-        let options = &self.options;
-        if let Some(tree) = &self.tree {
-            attach(tree, at)?;
-            if options.flags != 0 {
-                let flags = options.flags | libc::MS_BIND | libc::MS_REMOUNT;
-                sys::mount("", at, "", flags, "").context(|| format!("cannot set the options of the mount {at}"))?;
-            }
-        } else {
-            self.make_new(at)?;
+        let (options, shown) = (&self.options, &self.destination);
+        let at = match &self.tree {
+            Some(tree) => attach(tree, shown)?,
+            None => self.make_new()?,
+        };
+        let at = at.to_string_lossy();
+        if self.tree.is_some() && options.flags != 0 {
+            let flags = options.flags | libc::MS_BIND | libc::MS_REMOUNT;
+            sys::mount("", &at, "", flags, "").context(|| format!("cannot set the options of the mount {shown}"))?;
         }
         for &flags in &options.propagation {
-            sys::mount("", at, "", flags, "").context(|| format!("cannot set the propagation of the mount {at}"))?;
+            sys::mount("", &at, "", flags, "")
+                .context(|| format!("cannot set the propagation of the mount {shown}"))?;
         }
         Ok(())
     }
 
-    fn make_new(&self, at: &str) -> Result<()> {
+    fn make_new(&self) -> Result<PathBuf> {
+        let at = self.destination.as_str();
+        let place = paths::resolve(Path::new("/"), at)?;
         let kind = match self.kind.as_str() {
             "cgroup" => "cgroup2",
             kind => kind,
         };
-        if matches!(kind, "proc" | "sysfs") && fs::symlink_metadata(at).is_ok_and(|m| m.file_type().is_symlink()) {
+        if matches!(kind, "proc" | "sysfs") && place != Path::new(at) {
             return Err(Error::InvalidArgument(format!(
                 "{at} is a symbolic link in the image: {kind} cannot be mounted there"
             )));
         }
-        make_folder(at)?;
+        paths::make_folder(&place).context(|| format!("cannot make the mount point {at}"))?;
         // /dev is filled after it is mounted, and made read-only when that is done.
         let flags = if at == "/dev" { self.options.flags & !libc::MS_RDONLY } else { self.options.flags };
         let source = if self.source.is_empty() { kind } else { &self.source };
         // Version 1's mount options say nothing to version 2.
         let data = if kind == "cgroup2" { "" } else { &self.options.data };
-        sys::mount(source, at, kind, flags, data).map_err(|e| match e.raw_os_error() {
+        let mounted = sys::mount(source, &place.to_string_lossy(), kind, flags, data);
+        mounted.map(|()| place).map_err(|e| match e.raw_os_error() {
             Some(libc::ENODEV) => {
                 Error::Unsupported(format!("the guest kernel has no file system {kind}, wanted at {at}"))
             }
@@ -234,7 +214,7 @@ pub fn mask(path: &str, null: &OwnedFd) -> Result<()> {
         Ok(metadata) if metadata.is_dir() => {
             sys::mount("tmpfs", path, "tmpfs", libc::MS_RDONLY, "").context(|| format!("cannot mask {path}"))
         }
-        Ok(_) => sys::move_mount(null, path).context(|| format!("cannot mask {path}")),
+        Ok(_) => sys::move_mount(null, Path::new(path)).context(|| format!("cannot mask {path}")),
     }
 }
 

@@ -17,6 +17,8 @@ const CONTAINERS: &str = "/run/hyper/containers";
 const DISK_DEADLINE: Duration = Duration::from_secs(5);
 const RESCAN_AFTER: Duration = Duration::from_millis(300);
 const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
+/// Room for what a message can bring, and for what the container makes of it.
+const FILES_BYTES: u64 = 8 * 1024 * 1024;
 const MAX_LAYERS: usize = 127;
 
 pub fn folder(id: &str) -> String {
@@ -204,6 +206,13 @@ fn exists_in(layer: &str, path: &str) -> bool {
 }
 
 fn write_files(id: &str, files: &[InjectedFile]) -> Result<()> {
+    if !files.is_empty() {
+        // The container may write to them: it fills a file system of its own, not the agent's.
+        let at = format!("{}/files", folder(id));
+        let data = format!("mode=755,size={FILES_BYTES}");
+        sys::mount("tmpfs", &at, "tmpfs", libc::MS_NODEV | libc::MS_NOSUID, &data)
+            .context(|| format!("cannot mount a tmpfs at {at}"))?;
+    }
     for (index, file) in files.iter().enumerate() {
         let path = injected(id, index);
         fs::write(&path, base64(&file.content)?).context(|| format!("cannot keep the file for {}", file.path))?;
@@ -232,7 +241,13 @@ pub fn dismantle(id: &str, unused: &[Disk]) -> Result<()> {
     note(unmount(&root(id)));
     let _ = sync(id);
     note(unmount(&writable(id)));
-    let _ = fs::remove_dir_all(folder(id));
+    let files = format!("{}/files", folder(id));
+    note(unmount(&files));
+    let _ = fs::remove_dir_all(&files);
+    // One by one: what could not be unmounted must not be emptied.
+    for empty in [root(id), writable(id), folder(id)] {
+        let _ = fs::remove_dir(empty);
+    }
     for disk in unused {
         let at = format!("{LAYERS}/{}", key(disk));
         if Path::new(&at).exists() {

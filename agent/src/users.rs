@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::spec;
+use std::collections::HashSet;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -92,7 +93,7 @@ fn by_text(text: &str, passwd_text: &str, group_text: &str) -> Result<Identity> 
             )))
         }
     };
-    let mut extra = Vec::new();
+    let (mut extra, mut seen) = (Vec::new(), HashSet::new());
     match (group, &entry) {
         (Some(group), _) => {
             let as_number = number(group, "gid")?;
@@ -105,7 +106,7 @@ fn by_text(text: &str, passwd_text: &str, group_text: &str) -> Result<Identity> 
         }
         (None, Some(e)) => {
             for (_, id, members) in groups(group_text) {
-                if members.split(',').any(|m| m == e.name) && !extra.contains(&id) {
+                if members.split(',').any(|m| m == e.name) && seen.insert(id) {
                     extra.push(id);
                 }
             }
@@ -122,8 +123,8 @@ pub fn resolve_here(user: &spec::User) -> Result<Identity> {
 
 /// A missing, special or unreadable file is an empty one, as for Docker; a huge one is cut.
 fn read_here(path: &str) -> String {
-    // The file is the image's: opening a FIFO must not wait for a writer.
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
+    // The file is the image's: opening a FIFO must not wait for a writer, a terminal must not become this session's.
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let Ok(file) = file else { return String::new() };
     if !file.metadata().is_ok_and(|m| m.is_file()) {
         return String::new();

@@ -34,6 +34,8 @@ BOOT_DEADLINE_S = 60.0
 
 
 def agent_binary() -> Path:
+    if named := os.environ.get("HYPER_TEST_AGENT"):
+        return Path(named)
     built = sorted((REPOSITORY / "agent/target").glob("*/release/hyper-agent"))
     if not built:
         pytest.skip("the guest agent is not built: make agent")

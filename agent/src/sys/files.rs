@@ -1,0 +1,114 @@
+//! Mounts, paths and durability.
+
+use super::{c, check, check_int, own};
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+pub fn mount(source: &str, target: &str, kind: &str, flags: u64, data: &str) -> io::Result<()> {
+    let (source, target, kind, data) = (c(source)?, c(target)?, c(kind)?, c(data)?);
+    // SAFETY: all are C strings that outlive the call; an empty `data` is none.
+    check_int(unsafe {
+        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags as libc::c_ulong, data.as_ptr().cast())
+    })
+    .map(|_| ())
+}
+
+pub fn umount(target: &str, flags: libc::c_int) -> io::Result<()> {
+    let target = c(target)?;
+    // SAFETY: a C string.
+    check_int(unsafe { libc::umount2(target.as_ptr(), flags) }).map(|_| ())
+}
+
+/// The current folder becomes the root; the old root lies under it and is taken away.
+pub fn pivot_here() -> io::Result<()> {
+    let dot = c(".")?;
+    // SAFETY: C strings. `pivot_root(".", ".")` stacks the old root over the new one, see pivot_root(2).
+    check(unsafe { libc::syscall(libc::SYS_pivot_root, dot.as_ptr(), dot.as_ptr()) })?;
+    mount("", ".", "", libc::MS_REC | libc::MS_SLAVE, "")?;
+    umount(".", libc::MNT_DETACH)?;
+    std::env::set_current_dir("/")
+}
+
+/// A detached copy of the mount (or the folder or file) at `path`.
+pub fn open_tree(path: &str, recursive: bool) -> io::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: u32 = 1;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | if recursive { libc::AT_RECURSIVE as u32 } else { 0 };
+    let path = c(path)?;
+    // SAFETY: a C string and numbers.
+    check(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) }).map(own)
+}
+
+/// A detached copy of the file or folder that is open as `fd`.
+pub fn clone_tree(fd: RawFd) -> io::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: u32 = 1;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | libc::AT_EMPTY_PATH as u32;
+    let empty = c("")?;
+    // SAFETY: a C string and numbers.
+    check(unsafe { libc::syscall(libc::SYS_open_tree, fd, empty.as_ptr(), flags) }).map(own)
+}
+
+/// Attaches what was detached at `target`, whose last part is no link.
+pub fn move_mount(tree: &impl AsRawFd, target: &Path) -> io::Result<()> {
+    const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
+    let flags = MOVE_MOUNT_F_EMPTY_PATH;
+    let (empty, target) = (c("")?, CString::new(target.as_os_str().as_bytes())?);
+    // SAFETY: C strings and numbers.
+    check(unsafe {
+        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), empty.as_ptr(), libc::AT_FDCWD, target.as_ptr(), flags)
+    })
+    .map(|_| ())
+}
+
+/// Makes the mount at `path` read-only and keeps its other flags.
+pub fn set_readonly(path: &str) -> io::Result<()> {
+    #[repr(C)]
+    struct MountAttr {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    const MOUNT_ATTR_RDONLY: u64 = 1;
+    const SYS_MOUNT_SETATTR: libc::c_long = 442;
+    let attr = MountAttr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
+    let path = c(path)?;
+    let size = std::mem::size_of_val(&attr);
+    // SAFETY: a C string and a structure of the size given.
+    check(unsafe { libc::syscall(SYS_MOUNT_SETATTR, libc::AT_FDCWD, path.as_ptr(), 0u32, &attr, size) }).map(|_| ())
+}
+
+pub fn mknod(path: &str, mode: u32, major: u32, minor: u32) -> io::Result<()> {
+    let path = c(path)?;
+    // SAFETY: a C string and numbers.
+    check_int(unsafe { libc::mknod(path.as_ptr(), mode as libc::mode_t, libc::makedev(major, minor)) }).map(|_| ())
+}
+
+pub fn chown(path: &str, uid: u32, gid: u32) -> io::Result<()> {
+    std::os::unix::fs::chown(path, Some(uid), Some(gid))
+}
+
+pub fn syncfs(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check_int(unsafe { libc::syncfs(fd.as_raw_fd()) }).map(|_| ())
+}
+
+/// Opens `path` under the folder `root` as if that were `/`: links in it cannot lead outside.
+pub fn open_in_root(root: &impl AsRawFd, path: &str, flags: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: an all-zero open_how is a valid empty one.
+    let mut how: libc::open_how = unsafe { MaybeUninit::zeroed().assume_init() };
+    how.flags = (flags | libc::O_CLOEXEC) as u64;
+    how.resolve = libc::RESOLVE_IN_ROOT;
+    let path = c(path)?;
+    let size = std::mem::size_of_val(&how);
+    // SAFETY: a C string and a structure of the size given.
+    check(unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &how, size) }).map(own)
+}
+
+pub fn lock_exclusively(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check_int(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX) }).map(|_| ())
+}

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import os
 import resource
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -155,53 +157,47 @@ def test_times_survive_the_round_trip_to_the_nanosecond() -> None:
 def test_a_full_disk_drops_whole_writes_and_leaves_a_readable_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import resource
-    import signal
-
     path = tmp_path / "log"
     writer = LogWriter.begin(path)
     writer.append("stdout", b"kept\n")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, before[1]))
+    with files_up_to(path.stat().st_size + 100):
         writer.append("stdout", b"y" * 5000 + b"\n")  # a real partial write, then EFBIG
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
     writer.append("stdout", b"after\n")
     writer.close()
     assert texts(path) == [("stdout", b"kept\n"), ("stdout", b"after\n")]
     assert "cannot be written" in caplog.text
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    """Sets how large a file of this process may become: what a full disk looks like to its writer."""
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Within, no file of this process may become larger: what a full disk looks like to its writer. Not a fixture: the
+    test runner's own output may be a file, which it writes before fixtures end."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 @pytest.mark.parametrize("space_returns", [True, False])
-def test_a_daemon_killed_on_a_full_disk_goes_on_where_it_acknowledged(
-    tmp_path: Path, small_files: Callable[[int], None], space_returns: bool
-) -> None:
+def test_a_daemon_killed_on_a_full_disk_goes_on_where_it_acknowledged(tmp_path: Path, space_returns: bool) -> None:
     path = tmp_path / "log"
     writer = LogWriter.begin(path)
     writer.append("stdout", b"kept\n")
     size = path.stat().st_size
-    small_files(size + 10)
-    assert writer.append("stdout", b"lost\n") == 10
-    assert writer.append("stderr", b"lost too\n") == 9
-    assert path.stat().st_size == size
+    with files_up_to(size + 10):
+        assert writer.append("stdout", b"lost\n") == 10
+        assert writer.append("stderr", b"lost too\n") == 9
+        assert path.stat().st_size == size
     if space_returns:
-        small_files(1 << 30)
         assert writer.append("stdout", b"kept again\n") == 21
     # Not closed: as kill -9 leaves it.
-    resumed = LogWriter.resume(path)
+    with files_up_to(path.stat().st_size + 10):
+        resumed = LogWriter.resume(path)
     assert (resumed.position("stdout"), resumed.position("stderr")) == (21 if space_returns else 10, 9)
-    small_files(1 << 30)
     resumed.append("stdout", b"end\n")
     resumed.close()
     writer.close()
@@ -214,12 +210,11 @@ def test_a_daemon_killed_on_a_full_disk_goes_on_where_it_acknowledged(
     again.close()
 
 
-def test_a_run_cannot_begin_without_space_for_its_log(tmp_path: Path, small_files: Callable[[int], None]) -> None:
+def test_a_run_cannot_begin_without_space_for_its_log(tmp_path: Path) -> None:
     path = tmp_path / "log"
     first = LogWriter.begin(path)
     first.append("stdout", b"text\n")
     first.close()
-    small_files(path.stat().st_size)
-    with pytest.raises(ResourceExhausted, match="free some space"):
+    with files_up_to(path.stat().st_size), pytest.raises(ResourceExhausted, match="free some space"):
         LogWriter.begin(path)
     assert [text for _, text in texts(path)] == [b"text\n"]

@@ -72,7 +72,7 @@ def test_a_full_disk_is_said_and_the_database_works_on(records: EngineRecords, d
     records.insert(container("a1", "one"))
     pages = database.query("PRAGMA page_count")[0][0]
     database.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
-    with pytest.raises(ResourceExhausted, match="free some space"):
+    with pytest.raises(ResourceExhausted, match="make space in"):
         records.insert(container("b2", "two", labels={"big": "x" * 1_000_000}))
     assert [item.name for item in records.containers()] == ["one"]
     database.connection.execute("PRAGMA max_page_count = 1000000")

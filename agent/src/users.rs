@@ -64,6 +64,11 @@ pub fn resolve(user: &spec::User, passwd_text: &str, group_text: &str) -> Result
     } else {
         by_text(username, passwd_text, group_text)?
     };
+    // The primary group is one of the supplementary ones, too: without it a program could gain what a file denies to its
+    // own group by dropping it (CVE-2022-36109).
+    if !found.groups.contains(&found.gid) {
+        found.groups.insert(0, found.gid);
+    }
     found.groups.extend(user.additional_gids.iter().filter(|g| !found.groups.contains(g)).copied().collect::<Vec<_>>());
     if found.groups.len() > MAX_GROUPS {
         return Err(Error::InvalidArgument("a process cannot have more than 65536 groups".into()));
@@ -151,23 +156,23 @@ mod tests {
 
     #[test]
     fn a_name_brings_its_group_supplementary_groups_and_home() {
-        assert_eq!(user("www"), is(33, 34, &[10, 50], "/var/www"));
-        assert_eq!(user("0"), is(0, 0, &[10], "/root"));
-        assert_eq!(user("nohome"), is(9, 9, &[], "/"));
+        assert_eq!(user("www"), is(33, 34, &[34, 10, 50], "/var/www"));
+        assert_eq!(user("0"), is(0, 0, &[0, 10], "/root"));
+        assert_eq!(user("nohome"), is(9, 9, &[9], "/"));
     }
 
     #[test]
     fn an_explicit_group_leaves_out_the_supplementary_ones() {
-        assert_eq!(user("www:staff"), is(33, 50, &[], "/var/www"));
-        assert_eq!(user("1000:staff"), is(1000, 50, &[], "/"));
-        assert_eq!(user("1000:1234"), is(1000, 1234, &[], "/"));
-        assert_eq!(user(":staff"), is(0, 50, &[], "/root"));
+        assert_eq!(user("www:staff"), is(33, 50, &[50], "/var/www"));
+        assert_eq!(user("1000:staff"), is(1000, 50, &[50], "/"));
+        assert_eq!(user("1000:1234"), is(1000, 1234, &[1234], "/"));
+        assert_eq!(user(":staff"), is(0, 50, &[50], "/root"));
     }
 
     #[test]
     fn a_number_needs_no_entry_and_a_name_of_digits_wins() {
-        assert_eq!(user("1000"), is(1000, 0, &[], "/"));
-        assert_eq!(user("77"), is(500, 501, &[], "/home/digits"));
+        assert_eq!(user("1000"), is(1000, 0, &[0], "/"));
+        assert_eq!(user("77"), is(500, 501, &[501], "/home/digits"));
     }
 
     #[test]
@@ -182,8 +187,8 @@ mod tests {
     #[test]
     fn numbers_of_the_spec_are_taken_as_they_are() {
         let plain = spec::User { uid: 33, gid: 5, additional_gids: vec![7], ..Default::default() };
-        assert_eq!(resolve(&plain, PASSWD, GROUP), is(33, 5, &[7], "/var/www"));
+        assert_eq!(resolve(&plain, PASSWD, GROUP), is(33, 5, &[5, 7], "/var/www"));
         let both = spec::User { username: Some("www".into()), additional_gids: vec![7, 50], ..Default::default() };
-        assert_eq!(resolve(&both, PASSWD, GROUP), is(33, 34, &[10, 50, 7], "/var/www"));
+        assert_eq!(resolve(&both, PASSWD, GROUP), is(33, 34, &[34, 10, 50, 7], "/var/www"));
     }
 }

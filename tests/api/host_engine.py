@@ -254,6 +254,9 @@ class HostContainers:
     def get(self, reference: str) -> Container:
         return self.find(reference).snapshot
 
+    def sizes(self, reference: str) -> tuple[int, int]:
+        return 0, self._images.resolve(self.find(reference).snapshot.image_id).size_bytes
+
     def list(self) -> Sequence[Container]:
         return sorted(
             (item.snapshot for item in self._managed.values()), key=lambda item: item.created_ns, reverse=True
@@ -619,6 +622,7 @@ class HostEngine:
             storage="none",
             default_memory_bytes=0,
             default_cpus=1,
+            live_restore=False,
             containers_running=states.count(Status.RUNNING),
             containers_paused=states.count(Status.PAUSED),
             containers_stopped=len(states) - states.count(Status.RUNNING) - states.count(Status.PAUSED),

@@ -102,6 +102,7 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
                 data_root=settings.data_root,
                 exec_root=settings.exec_root,
                 rootfs_bytes=settings.rootfs_size_bytes,
+                live_restore=settings.live_restore,
             ),
             database,
             images,

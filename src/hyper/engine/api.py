@@ -64,6 +64,10 @@ class Containers(Protocol):
         """All, newest first."""
         ...
 
+    def sizes(self, reference: str) -> tuple[int, int]:
+        """Bytes that the host stores for its writable layer, and for all it sees: that and its image."""
+        ...
+
     async def start(self, reference: str) -> None:
         """NotModified when it runs already."""
         ...

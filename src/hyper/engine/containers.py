@@ -111,6 +111,15 @@ class ContainerUseCases:
     def list(self) -> list[Container]:
         return sorted((managed.view() for managed in self._registry), key=lambda c: c.created_ns, reverse=True)
 
+    def sizes(self, reference: str) -> tuple[int, int]:
+        managed = self._registry.find(reference)
+        try:
+            image_bytes = self._images.resolve(managed.snapshot.image_id).size_bytes
+        except NotFound:  # removed by force; its disks stay with the container
+            image_bytes = 0
+        used_bytes = self._disks.used_bytes(managed.id)
+        return used_bytes, used_bytes + image_bytes
+
     async def rename(self, reference: str, name: str) -> None:
         managed = self._registry.find(reference)
         name = name.removeprefix("/")

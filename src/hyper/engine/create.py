@@ -93,6 +93,8 @@ def _check(config: ContainerConfig) -> None:
         raise Unsupported(
             f'network mode "{config.network_mode}" is not there yet: use the default network or --network none'
         )
+    if config.mac_address:
+        raise Unsupported("a MAC address of your own is not there yet: it is derived from the address")
     if config.restart_policy.name != "no":
         raise Unsupported(
             f'restart policy "{config.restart_policy.name}" is not there yet: only "no" works, '

@@ -41,6 +41,7 @@ class EngineSettings:
     data_root: Path
     exec_root: Path
     rootfs_bytes: int
+    live_restore: bool = False
 
 
 class LiveEngine:
@@ -138,6 +139,7 @@ class LiveEngine:
             storage="EROFS images with an ext4 writable layer each",
             default_memory_bytes=sandboxes.default_memory_bytes,
             default_cpus=sandboxes.default_cpus,
+            live_restore=self._settings.live_restore,
             containers_running=states.count(Status.RUNNING),
             containers_paused=states.count(Status.PAUSED),
             containers_stopped=len(states) - states.count(Status.RUNNING) - states.count(Status.PAUSED),

@@ -120,7 +120,7 @@ class ExecUseCases:
             for _, stream in outputs:
                 agent.drop_output(stream.number, "it did not start")
             managed.hub.end()
-            code = start_failure_code(error) if isinstance(error, HyperError) else 128
+            code = _failure_code(error)
             managed.snapshot = msgspec.structs.replace(managed.snapshot, exit_code=code)
             if run.ending and isinstance(error, HyperError):
                 raise Conflict(f"container {container.id} is not running") from error
@@ -211,3 +211,10 @@ class ExecUseCases:
         for exec_id, managed in list(self._execs.items()):
             if managed.snapshot.container_id == container_id:
                 del self._execs[exec_id]
+
+
+def _failure_code(error: BaseException) -> int:
+    """As dockerd's: an exec that cannot be run as asked for (an unknown user, no such folder) is 126."""
+    if isinstance(error, InvalidArgument):
+        return 126
+    return start_failure_code(error) if isinstance(error, HyperError) else 128

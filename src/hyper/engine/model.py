@@ -266,6 +266,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     storage: str
     default_memory_bytes: int
     default_cpus: int
+    live_restore: bool
+    """Containers are left running when the daemon is told to stop."""
     containers_running: int
     containers_paused: int
     containers_stopped: int

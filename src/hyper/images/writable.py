@@ -68,7 +68,7 @@ class WritableDisks:
             )
         size_bytes = -(-size_bytes // (1 << 20)) << 20
         path = self._path(disk_id)
-        template = self._templates / f"ext4-v{_TEMPLATE_VERSION}-{size_bytes}"
+        template = self._template(size_bytes)
         if not template.exists():
             async with self._formatting:
                 if not template.exists():
@@ -89,9 +89,19 @@ class WritableDisks:
             raise NotFound(f"there is no writable layer {disk_id}")
         return path
 
+    def used_bytes(self, disk_id: str) -> int:
+        """What the host stores for it beyond a fresh one. NotFound when there is none."""
+        status = self.path(disk_id).stat()
+        template = self._template(status.st_size)
+        fresh_blocks = template.stat().st_blocks if template.exists() else 0
+        return max(0, status.st_blocks - fresh_blocks) * 512
+
     def list(self) -> list[str]:
         """The IDs of all disks."""
         return sorted(path.name for path in self._disks.iterdir() if not path.name.startswith("."))
+
+    def _template(self, size_bytes: int) -> Path:
+        return self._templates / f"ext4-v{_TEMPLATE_VERSION}-{size_bytes}"
 
     def _path(self, disk_id: str) -> Path:
         if _DISK_ID.fullmatch(disk_id) is None:

@@ -74,13 +74,13 @@ def names(image: ImageView) -> list[str]:
     return [references.familiar(name) for name in image.references]
 
 
-def summary_json(image: ImageView, version: Version, containers: int) -> dict[str, Any]:
-    """``containers``: how many stand on it, -1 when nobody counted."""
+def summary_json(image: ImageView, version: Version, containers: int, patterns: Sequence[str] = ()) -> dict[str, Any]:
+    """``containers``: how many stand on it, -1 when nobody counted. ``patterns``: of a ``reference`` filter."""
     config = image.config.config
     result: dict[str, Any] = {
         "Id": image.id,
         "ParentId": "",
-        "RepoTags": names(image),
+        "RepoTags": matching_names(image, patterns),
         "RepoDigests": list(image.digests),
         "Created": image.created_ns // 1_000_000_000,
         "Size": image.size_bytes,
@@ -116,10 +116,13 @@ def select(images: Sequence[ImageView], filters: Filters, resolve: Callable[[str
         until_ns = parse_timestamp_ns(text, time.time_ns())
         chosen = [item for item in chosen if item.created_ns < until_ns]
     if patterns := filters.get("reference"):
-        chosen = [
-            item for item in chosen if any(_matches(name, pattern) for name in names(item) for pattern in patterns)
-        ]
+        chosen = [item for item in chosen if matching_names(item, patterns)]
     return chosen
+
+
+def matching_names(image: ImageView, patterns: Sequence[str]) -> list[str]:
+    """Those of its names that a ``reference`` filter lets through; all without one."""
+    return [name for name in names(image) if not patterns or any(_matches(name, pattern) for pattern in patterns)]
 
 
 def _labels(image: ImageView) -> dict[str, str]:

@@ -22,7 +22,6 @@ from hyper.engine.model import WaitResult
 from hyper.errors import HyperError, InvalidArgument, NotFound, Unsupported
 
 _WAIT_CONDITIONS = ("not-running", "next-exit", "removed")
-_SIZES = "sizes of containers are not there yet: leave size (docker ps -s, docker inspect -s) out"
 
 
 def routes() -> tuple[Route, ...]:
@@ -44,8 +43,6 @@ def routes() -> tuple[Route, ...]:
 
 
 async def list_(call: Call) -> Response:
-    if call.flag("size"):
-        raise Unsupported(_SIZES)
     images = call.engine.images
 
     def image_ids_of(name: str) -> frozenset[str]:
@@ -65,7 +62,8 @@ async def list_(call: Call) -> Response:
     for container in listing.select(call.engine.containers.list(), selection):
         named = container.config.image
         name = named if container.image_id in image_ids_of(named) else container.image_id
-        entries.append(listing.summary_json(container, name, now_ns))
+        entry = listing.summary_json(container, name, now_ns)
+        entries.append(entry | _sizes(call, container.id) if call.flag("size") else entry)
     return json_response(entries)
 
 
@@ -94,9 +92,17 @@ def _check_platform(platform: str, image: str) -> None:
 
 async def inspect(call: Call) -> Response:
     container = call.engine.containers.get(call.params["id"])
-    if call.flag("size"):
-        raise Unsupported(_SIZES)
-    return json_response(container_json(container, call.version))
+    document = container_json(container, call.version)
+    return json_response(document | _sizes(call, container.id) if call.flag("size") else document)
+
+
+def _sizes(call: Call, container_id: str) -> dict[str, int]:
+    """A container that goes away in between has none."""
+    try:
+        used_bytes, all_bytes = call.engine.containers.sizes(container_id)
+    except NotFound:
+        return {}
+    return {"SizeRw": used_bytes, "SizeRootFs": all_bytes}
 
 
 async def start(call: Call) -> Response:

@@ -42,7 +42,10 @@ async def list_(call: Call) -> Response:
     for container in call.engine.containers.list():
         used[container.image_id] = used.get(container.image_id, 0) + 1
     chosen = image_json.select(images.list(), wanted, images.resolve)
-    return json_response([image_json.summary_json(item, call.version, used.get(item.id, 0)) for item in chosen])
+    patterns = tuple(wanted.get("reference", ()))
+    return json_response(
+        [image_json.summary_json(item, call.version, used.get(item.id, 0), patterns) for item in chosen]
+    )
 
 
 async def inspect(call: Call) -> Response:

@@ -154,7 +154,7 @@ async def info(call: Call) -> Response:
                 "Error": "",
                 "RemoteManagers": None,
             },
-            "LiveRestoreEnabled": True,
+            "LiveRestoreEnabled": engine.live_restore,
             "Isolation": "",
             "InitBinary": "",
             "ContainerdCommit": {"ID": ""},

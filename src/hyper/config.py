@@ -28,6 +28,8 @@ OUR_OBJECT = "hyper"
 """Keys of daemon.json that Docker does not have stand in this object."""
 
 _MAX_FILE_BYTES = 1 << 20
+_LEAST_MEMORY_BYTES = 6 << 20
+"""Docker's own minimum of a container's memory."""
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -91,6 +93,20 @@ def size_bytes(value: object) -> int:
     if not 0 < size < 1 << 62:
         raise ValueError("must be a size above zero")
     return size
+
+
+def _memory(value: object) -> int:
+    size = size_bytes(value)
+    if size < _LEAST_MEMORY_BYTES:
+        raise ValueError("must be 6m or more")
+    return size
+
+
+def _url(value: object) -> str:
+    text = _text(value)
+    if not text.startswith(("http://", "https://")) or len(text.partition("://")[2]) < 1:
+        raise ValueError("must be a URL such as https://mirror.example")
+    return text
 
 
 def _cpus(value: object) -> float:
@@ -202,7 +218,7 @@ class Settings:
         key="live-restore", flags=("--live-restore",), env="HYPER_LIVE_RESTORE",
     )  # fmt: skip
     registry_mirrors: tuple[str, ...] = _setting(
-        (), _text, "mirror of Docker Hub to pull from first; may be repeated",
+        (), _url, "mirror of Docker Hub to pull from first; may be repeated",
         key="registry-mirrors", flags=("--registry-mirror",), metavar="URL", many=True,
     )  # fmt: skip
     insecure_registries: tuple[str, ...] = _setting(
@@ -238,7 +254,7 @@ class Settings:
         key="hyper.accel", flags=("--accel",), env="HYPER_ACCEL", metavar="KIND",
     )  # fmt: skip
     default_memory_bytes: int = _setting(
-        2 << 30, size_bytes, "memory that a container without --memory may use, such as 2g",
+        2 << 30, _memory, "memory that a container without --memory may use, such as 2g",
         key="hyper.default-memory", flags=("--default-memory",), env="HYPER_DEFAULT_MEMORY", metavar="SIZE",
     )  # fmt: skip
     default_cpus: float | None = _setting(

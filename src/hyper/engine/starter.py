@@ -224,6 +224,7 @@ class Starter:
     def _files(self, container: Container, endpoint: Endpoint | None) -> list[InjectedFile]:
         config = container.config
         contents = {
+            "/.dockerenv": b"",  # by which programs tell that they run in a container
             "/etc/hostname": hostname_file(config.hostname),
             "/etc/hosts": hosts_file(
                 hostname=config.hostname,

@@ -11,6 +11,7 @@ Neighbours: :mod:`hyper.sandboxes.supervisor` (what it gives out), :mod:`hyper.h
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import shutil
@@ -53,6 +54,7 @@ __all__ = [
     "SandboxesInfo",
 ]
 
+_log = logging.getLogger(__name__)
 _ADOPT_S = 10.0
 
 
@@ -118,6 +120,7 @@ class SandboxSource:
             await self._prepare()
         except HyperError as error:
             self._problem = error
+            _log.warning("no container can start yet: %s", error.message)
 
     async def close(self) -> None:
         """Let go of the sandboxes; they run on, and a later daemon adopts them."""

@@ -28,6 +28,8 @@ has them."""
 
 _LAYOUT_VERSION = 1  # part of the cache key: raise it when the archive's layout changes
 _DIRECTORIES = ("dev", "etc", "etc/hyper", "lib", "lib/modules", "proc", "root", "run", "sys", "tmp")
+_PROGRAMS = (b"\x7fELF", b"#!")
+"""What a kernel can start as its first process."""
 _SIGNATURE_MAGIC = b"~Module signature appended~\n"
 _SIGNATURE_TRAILER = 12  # struct module_signature, whose last four bytes are the signature's length
 
@@ -43,7 +45,7 @@ def build(agent: Path, kernel: FoundKernel, cache: Path) -> Path:
         raise NotFound(f"the guest agent {agent} does not exist; build it with `make agent`") from error
     except OSError as error:
         raise FailedPrecondition(f"the guest agent {agent} cannot be read: {error.strerror}") from error
-    if not init.startswith(b"\x7fELF"):
+    if not init.startswith(_PROGRAMS):
         raise FailedPrecondition(f"the guest agent {agent} is no program; build it with `make agent`")
     boot, later = _modules(kernel)
     boot, later = _unsigned(boot, kernel), _unsigned(later, kernel)

@@ -158,7 +158,7 @@ def test_ps_filters_and_formats(door: Door) -> None:
             door.out("ps", "-a", "--filter", f"since={running}", "--filter", label, "--format", "{{.Names}}") == exited
         )
         assert exited in door.out("ps", "-a", "--filter", "ancestor=busybox", "--format", "{{.Names}}").split()
-        row = json.loads(door.out("ps", "-a", "--filter", f"name={exited}", "--format", "json"))
+        row = json.loads(door.out("ps", "-a", "--filter", f"name={exited}", "--format", "{{json .}}"))
         assert row["Image"] == "busybox"
         assert row["Status"].startswith("Exited (2) ")
         assert row["Command"] == "\"sh -c 'exit 2'\""

@@ -424,7 +424,9 @@ def test_what_the_guest_refuses_is_said_as_docker_says_it(
 ) -> None:
     needs_docker_cli()
     result = hyperd.door.docker("run", "--rm", "--network", "none", *arguments, check=False)
-    assert result.returncode == status, result.stderr
+    # The client makes the status of the words; those before 28 do not know this one.
+    known = (125, 126) if words == "is a directory" else (status,)
+    assert result.returncode in known, result.stderr
     assert words.encode() in result.stderr
     [line] = [line for line in result.stderr.splitlines() if line.startswith(b"docker: ")]
     assert len(line) < 1000

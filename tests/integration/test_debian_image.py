@@ -28,7 +28,7 @@ pytestmark = pytest.mark.vm
 
 IMAGE = "debian:test"
 PORT = 8080
-OURS = {b"etc/hostname", b"etc/hosts", b"etc/resolv.conf"}
+OURS = {b".dockerenv", b"etc/hostname", b"etc/hosts", b"etc/resolv.conf"}
 """Files that the engine puts over the image's, as Docker does."""
 
 # Every file as the guest's kernel shows it, as JSON lines; MD5 because translated code computes it 25 times faster than

@@ -96,10 +96,17 @@ def reaches(client: NetworkNamespace, address: str, port: int, server: socket.so
     return str(peer)
 
 
+def joined_tap(network: BridgeNetwork, endpoint: Endpoint) -> int:
+    """A tap in the bridge, as an open descriptor."""
+    name, descriptor = network.spare_tap()
+    network.connect(endpoint, name)
+    return descriptor
+
+
 async def admitted(network: BridgeNetwork, owner_id: str) -> Endpoint:
     """An endpoint whose card may send. The tap itself is closed at once, so that a veth can take its name."""
     endpoint = network.allocate(owner_id)
-    os.close(await network.open_tap(endpoint))
+    os.close(joined_tap(network, endpoint))
     return endpoint
 
 
@@ -420,7 +427,7 @@ async def test_tap_is_up_in_the_bridge_and_vanishes_with_its_last_descriptor(
 ) -> None:
     with host.entered():
         endpoint = network.allocate("c1")
-        descriptor = await network.open_tap(endpoint)
+        descriptor = joined_tap(network, endpoint)
     held_by_the_vmm = os.dup(descriptor)
     os.close(descriptor)
     shown = host.ip("-details", "link", "show", "habc123-1d0002")
@@ -432,11 +439,20 @@ async def test_tap_is_up_in_the_bridge_and_vanishes_with_its_last_descriptor(
     assert "habc123" not in host.ip("link")
 
 
+async def test_a_spare_tap_is_in_no_network_and_down(host: NetworkNamespace, network: BridgeNetwork) -> None:
+    with host.entered():
+        name, descriptor = network.spare_tap()
+    shown = host.ip("-details", "link", "show", name)
+    assert name.startswith("habc123s") and "master" not in shown and "state DOWN" in shown
+    os.close(descriptor)
+    assert name not in host.ip("link")
+
+
 async def test_new_tap_replaces_one_whose_vmm_is_dying(host: NetworkNamespace, network: BridgeNetwork) -> None:
     with host.entered():
         endpoint = network.allocate("c1")
-        old = await network.open_tap(endpoint)
-        new = await network.open_tap(endpoint)
+        old = joined_tap(network, endpoint)
+        new = joined_tap(network, endpoint)
     os.close(old)
     assert "master hyper0" in host.ip("link", "show", "habc123-1d0002")
     os.close(new)
@@ -470,7 +486,7 @@ async def test_connections_survive_a_killed_daemon_and_its_successor(
             network = await BridgeNetwork.open(database, SETTINGS, ROOT_ID)
         reaches(outside, HOST_ADDRESS, 8080, server)  # not even between open and restore is there a gap
         with host.entered():
-            stray = await network.open_tap(network.allocate("gone"))
+            stray = joined_tap(network, network.allocate("gone"))
             await network.restore({"c1": bindings})
         client.sendall(b"still here")
         assert inside.recv(100) == b"still here"
@@ -492,7 +508,7 @@ async def test_nothing_is_left_behind_when_nothing_runs(host: NetworkNamespace, 
     links_before = host.ip("-brief", "link")
     with host.entered():
         network = await BridgeNetwork.open(database, SETTINGS, ROOT_ID)
-        os.close(await network.open_tap(network.allocate("c1")))
+        os.close(joined_tap(network, network.allocate("c1")))
         await network.publish("c1", [PortRequest(80, host_port=8080), PortRequest(81, "udp", "127.0.0.1")])
         await network.unpublish("c1")
         network.release("c1")

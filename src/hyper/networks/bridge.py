@@ -11,7 +11,7 @@ Neighbours: ``addresses.py``, ``ports.py``, ``rules.py``, ``subnets.py``,
 from __future__ import annotations
 
 import logging
-import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,32 +76,34 @@ class BridgeNetwork:
         """An address for ``owner_id``, recorded; the same one when asked again. ``owner`` is the tenant."""
         return self._addresses.allocate(owner_id, owner=owner)
 
-    async def open_tap(self, endpoint: Endpoint) -> int:
-        """A new tap in the bridge, as a descriptor that the caller owns; it vanishes when the last copy of it is
-        closed."""
+    def spare_tap(self) -> tuple[str, int]:
+        """A new tap that is in no network yet: its name, and a descriptor that the caller owns; it vanishes when the
+        last copy of that is closed."""
+        name = f"{self._rules.spare_prefix}{secrets.token_hex(4)[:7]}"
+        with _privileged():
+            descriptor = open_tap(name)
+            # No IPv6 chatter of the host's into the guest.
+            sysctl.ensure(
+                f"net/ipv6/conf/{name}/disable_ipv6", "1", purpose="a container's network card", optional=True
+            )
+        return name, descriptor
+
+    def connect(self, endpoint: Endpoint, tap: str) -> None:
+        """Put a spare tap into the network as this endpoint's."""
         netlink = self._open_netlink()
         name = self._rules.tap_name(endpoint.address)
         with _privileged():
             self._apply(self._rules.admit([endpoint]))
             try:
-                descriptor = open_tap(name)
+                netlink.rename_link(tap, name)
             except FileExistsError:
                 # Its address is this endpoint's alone, so it belongs to a VMM that is on its way out.
                 netlink.delete_link(name)
-                descriptor = open_tap(name)
-            try:
-                # No IPv6 chatter of the host's into the guest.
-                sysctl.ensure(
-                    f"net/ipv6/conf/{name}/disable_ipv6", "1", purpose="a container's network card", optional=True
-                )
-                netlink.set_link(name, master_index=self._index, mtu=self.settings.mtu, up=True)
-                # A container that calls its own published port is answered through the port that it called from; the
-                # bridge does that itself where br_netfilter is on.
-                netlink.set_bridge_port_hairpin(name)
-            except BaseException:
-                os.close(descriptor)
-                raise
-        return descriptor
+                netlink.rename_link(tap, name)
+            netlink.set_link(name, master_index=self._index, mtu=self.settings.mtu, up=True)
+            # A container that calls its own published port is answered through the port that it called from; the
+            # bridge does that itself where br_netfilter is on.
+            netlink.set_bridge_port_hairpin(name)
 
     def release(self, owner_id: str) -> None:
         """Give the address back, and ports that are still published. Idempotent."""

@@ -48,6 +48,11 @@ class RuleSet:
     def tap_prefix(self) -> str:
         return f"h{self.root_id[:6]}-"
 
+    @property
+    def spare_prefix(self) -> str:
+        """Of taps that are in no network yet."""
+        return f"h{self.root_id[:6]}s"
+
     def tap_name(self, address: IPv4Address) -> str:
         """Unique as long as the address is; the lower 24 bits fit into the 15 bytes that a name may have."""
         return f"{self.tap_prefix}{int(address) & 0xFFFFFF:x}"

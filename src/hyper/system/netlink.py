@@ -117,6 +117,12 @@ class Netlink(NetlinkSocket):
             payload += attribute(_IFLA_IFALIAS, alias.encode()[:255])
         self.request(_RTM_SETLINK, 0, payload)
 
+    def rename_link(self, name: str, new_name: str) -> None:
+        """The link must be down. FileExistsError when the new name is taken; OSError (ENODEV) when there is none of the
+        old one."""
+        payload = _IFINFO.pack(0, 0, socket.if_nametoindex(name), 0, 0) + attribute(_IFLA_IFNAME, _name(new_name))
+        self.request(_RTM_SETLINK, 0, payload)
+
     def set_bridge_port_hairpin(self, name: str) -> None:
         """Let the bridge send a frame back out of the port that it came from."""
         data = attribute(_IFLA_INFO_SLAVE_KIND, b"bridge\0")

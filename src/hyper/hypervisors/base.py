@@ -1,11 +1,12 @@
 """What every hypervisor driver offers: probe, launch, adopt; and what a running VMM can do.
 
 Pure declarations. Drivers (``qemu/``, ``fake.py``) implement them and pass ``tests/contract``; ``hyper.sandboxes`` is
-the only user. What only some drivers can do is a separate optional Protocol (none needed yet).
+the only user. What only some drivers can do is a separate optional Protocol: :class:`Savable`, :class:`Resizable`.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -54,6 +55,25 @@ class Nic:
 
 
 @dataclass(frozen=True)
+class MemoryFile:
+    """A memory file that holds the guest's RAM. The caller keeps the descriptor; the VMM gets one of its own.
+
+    ``shared``: the guest's writes go into the file (a template in the making, or a clone that owns its copy).
+    Otherwise they stay the VMM's own, copy on write, and the file may be sealed against writing."""
+
+    fd: int
+    shared: bool
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What a clone goes on from: the devices' state that :meth:`Savable.save` wrote, as a descriptor whose position
+    is where it begins."""
+
+    fd: int
+
+
+@dataclass(frozen=True)
 class MachineSpec:
     """A VM to be launched. ``runtime_dir`` is a directory of this sandbox's own, made by the caller, mode 0711."""
 
@@ -67,6 +87,20 @@ class MachineSpec:
     uid: int
     """The VMM runs as this user and group id; 0 only in tests that say why."""
     nics: tuple[Nic, ...] = ()
+    memory_file: MemoryFile | None = None
+    """None: memory of the VMM's own, empty."""
+    restore: SavedState | None = None
+    """Go on from this state, with the memory that belongs to it, instead of booting."""
+
+    @property
+    def clonable(self) -> bool:
+        """Whether it has the shape of templates: what is saved can only be restored into the same shape."""
+        return self.memory_file is not None
+
+    def close_taps(self) -> None:
+        """For whoever cannot hand the machine to a driver."""
+        for nic in self.nics:
+            os.close(nic.tap_fd)
 
 
 @dataclass(frozen=True)
@@ -135,12 +169,46 @@ class Vmm(Protocol):
         raises."""
         ...
 
+    def bound(self, memory_bytes: int, cpus: int) -> None:
+        """Hold the VMM to what a machine of this size may take from the host. Never raises: a host without such
+        bounds is a note of the probe's."""
+        ...
+
+    def defer(self, deferred: bool) -> None:
+        """Let everybody else go first while the host's processors are busy, or no longer. Never raises."""
+        ...
+
     async def kill(self) -> None:
         """SIGKILL and wait; idempotent; frees everything that :meth:`Hypervisor.launch` made."""
         ...
 
     async def release(self) -> None:
         """Let go of it without ending it (daemon exit): closes control connections only."""
+        ...
+
+
+@runtime_checkable
+class Savable(Protocol):
+    """A VMM whose machine can become a template."""
+
+    async def save(self, state_fd: int) -> None:
+        """Stop the guest and write the devices' state; its memory is in its (shared) memory file, where other machines
+        may find it once this VMM has ended. The VMM is of no other use afterwards: kill it."""
+        ...
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """A VMM whose machine can grow while it runs. It never shrinks."""
+
+    async def grow_memory(self, memory_bytes: int) -> None:
+        """Offer the guest memory up to this total; it takes it in the background. InvalidArgument above
+        ``MachineSpec.max_memory_bytes``."""
+        ...
+
+    async def add_cpus(self, cpus: int) -> None:
+        """Plug vCPUs until there are ``cpus``; the guest puts them online. InvalidArgument above
+        ``MachineSpec.max_cpus``."""
         ...
 
 
@@ -156,6 +224,11 @@ class Hypervisor(Protocol):
 
     async def launch(self, spec: MachineSpec) -> Vmm:
         """Start a VMM and return when it runs guest code. Leaves nothing behind when it fails or is cancelled."""
+        ...
+
+    def template_key(self, spec: MachineSpec, info: HypervisorInfo) -> str:
+        """All that a saved machine of this shape depends on, as one text, the contents of kernel and initramfs apart:
+        what was saved under one key must not be restored under another."""
         ...
 
     async def adopt(

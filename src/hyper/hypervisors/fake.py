@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hyper.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
+from hyper.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from hyper.hypervisors.base import (
     Accelerator,
     DiskAddress,
@@ -45,6 +45,8 @@ class _Machine:
     last_slot: int = -1
     exit: VmmExit | None = None
     talks: set[asyncio.Task[None]] = field(default_factory=set)
+    bounds: tuple[int, int] | None = None
+    deferred: bool = False
 
     @property
     def socket(self) -> Path:
@@ -134,6 +136,26 @@ class FakeVmm:
             raise NotFound(f"disk {disk_id} is not attached") from error
         os.close(fd)
 
+    async def save(self, state_fd: int) -> None:
+        self._check_alive()
+        os.write(state_fd, b"the fake's state")
+
+    async def grow_memory(self, memory_bytes: int) -> None:
+        self._check_alive()
+        if memory_bytes > self._machine.spec.max_memory_bytes:
+            raise InvalidArgument(f"this VM can have at most {self._machine.spec.max_memory_bytes} bytes of memory")
+
+    async def add_cpus(self, cpus: int) -> None:
+        self._check_alive()
+        if cpus > self._machine.spec.max_cpus:
+            raise InvalidArgument(f"this VM can have at most {self._machine.spec.max_cpus} processors")
+
+    def bound(self, memory_bytes: int, cpus: int) -> None:
+        self._machine.bounds = (memory_bytes, cpus)
+
+    def defer(self, deferred: bool) -> None:
+        self._machine.deferred = deferred
+
     async def wait(self) -> VmmExit:
         await self._machine.ended.wait()
         assert self._machine.exit is not None
@@ -162,8 +184,13 @@ class FakeHypervisor:
     async def probe(self) -> HypervisorInfo:
         return HypervisorInfo("fake", "1", Path("/nonexistent"), Accelerator.NONE, "a test's")
 
+    def template_key(self, spec: MachineSpec, info: HypervisorInfo) -> str:
+        return f"{info.version} {spec.memory_bytes} {spec.max_memory_bytes} {spec.cpus} {len(spec.nics)}"
+
     async def launch(self, spec: MachineSpec) -> FakeVmm:
         try:
+            if spec.restore is not None and os.read(spec.restore.fd, 100) != b"the fake's state":
+                raise Unavailable("this is no state of the fake's")
             for path in (spec.image.kernel, spec.image.initrd):
                 if not os.access(path, os.R_OK):
                     raise FailedPrecondition(f"{path} cannot be opened")

@@ -49,6 +49,32 @@ class Cgroup:
         for directory in self.directories:
             (directory / "cgroup.procs").write_text(str(pid))
 
+    def apply(self, limits: CgroupLimits) -> None:
+        """Set these limits, with whatever controllers there are. What the host refuses to set is left out."""
+        quota = str(round(limits.cpus * _PERIOD_US))
+        self._write(
+            {
+                "memory.limit_in_bytes": str(limits.memory_bytes),
+                "memory.max": str(limits.memory_bytes),
+                "pids.max": str(limits.processes),
+                "cpu.cfs_quota_us": quota,
+                "cpu.max": f"{quota} {_PERIOD_US}",
+            }
+        )
+
+    def set_background(self, background: bool) -> None:
+        """Whether what is in it runs only while nobody else wants the processor (nearly)."""
+        self._write({"cpu.shares": "2" if background else "1024", "cpu.weight": "1" if background else "100"})
+
+    def _write(self, values: dict[str, str]) -> None:
+        """Those of the files that there are (either version's)."""
+        for directory in self.directories:
+            for file, value in values.items():
+                try:
+                    (directory / file).write_text(value)
+                except OSError:
+                    continue  # another version's or another controller's
+
     async def remove(self) -> None:
         """Remove the directories of a process that has ended; idempotent."""
         for directory in self.directories:
@@ -83,12 +109,9 @@ class Cgroups:
                 directory.mkdir(parents=True, exist_ok=True)
             except OSError:
                 continue  # went away since start-up; a note exists only for what was missing then
-            for file, value in _settings(hierarchy, limits):
-                try:
-                    (directory / file).write_text(value)
-                except OSError:
-                    continue
-        return self.find(name)
+        cgroup = self.find(name)
+        cgroup.apply(limits)
+        return cgroup
 
     def find(self, name: str) -> Cgroup:
         """The cgroup that an earlier daemon made (empty when there is none)."""
@@ -165,16 +188,3 @@ def _usable(hierarchies: list[_Hierarchy], group: str) -> list[_Hierarchy]:
         if controllers and os.access(top, os.W_OK):
             usable.append(_Hierarchy(hierarchy.mount, hierarchy.version, controllers))
     return usable
-
-
-def _settings(hierarchy: _Hierarchy, limits: CgroupLimits) -> list[tuple[str, str]]:
-    quota = str(round(limits.cpus * _PERIOD_US))
-    first = hierarchy.version == 1
-    settings: list[tuple[str, str]] = []
-    if "memory" in hierarchy.controllers:
-        settings.append(("memory.limit_in_bytes" if first else "memory.max", str(limits.memory_bytes)))
-    if "pids" in hierarchy.controllers:
-        settings.append(("pids.max", str(limits.processes)))
-    if "cpu" in hierarchy.controllers:
-        settings += [("cpu.cfs_quota_us", quota)] if first else [("cpu.max", f"{quota} {_PERIOD_US}")]
-    return settings

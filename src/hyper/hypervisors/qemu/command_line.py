@@ -10,16 +10,21 @@ The machine's shape is made for what comes later: q35's root bus refuses hot-plu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hyper.hypervisors.base import Accelerator, HypervisorInfo, MachineSpec
+from hyper.hypervisors.base import Accelerator, HypervisorInfo, MachineSpec, MemoryFile
 
 AGENT_PORT = "org.hyper.agent.0"
+GROWTH = "growth"
 SPARE_PORTS = 4
 _MIB = 1 << 20
+_MACHINE = "q35,hpet=off,vmport=off,smbus=off,sata=off,dump-guest-core=off"
 _MEMORY_SLOTS = 1
 """For DIMMs; virtio-mem grows without any. Each slot is an ACPI device that every boot interprets: 16 cost about
 80 ms with Debian's kernel under TCG."""
+_ALIGNMENT_MIB = 1024
+GUEST_BLOCK_MIB = 128
+"""What Linux on x86-64 adds memory by (Documentation/admin-guide/mm/memory-hotplug.rst)."""
 _TCG_CACHE_MIB = 64
 """Bounds the translation cache, which QEMU would let grow to a gigabyte per VM."""
 _TCG_CPU_WITHOUT = "-erms"
@@ -35,6 +40,7 @@ class Descriptors:
     qmp: int
     agent: int
     taps: tuple[int, ...] = ()
+    memory: int | None = None
 
 
 def marker(root_id: str, sandbox_id: str) -> str:
@@ -58,10 +64,10 @@ def build(spec: MachineSpec, info: HypervisorInfo, fds: Descriptors, root_id: st
         *("-name", marker(root_id, spec.sandbox_id)),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-machine", "q35,hpet=off,vmport=off,smbus=off,sata=off,dump-guest-core=off"),
-        *(("-bios", str(info.firmware)) if info.firmware else ()),
+        *("-machine", f"{_MACHINE},memory-backend=ram0" if spec.memory_file else _MACHINE),
+        *_firmware(spec, info),
         *_processor(spec, info),
-        *_memory(spec),
+        *_memory(spec, fds),
         *("-kernel", f"/proc/self/fd/{fds.kernel}", "-initrd", f"/proc/self/fd/{fds.initrd}"),
         *("-append", kernel_command_line(spec)),
         *("-chardev", f"socket,id=qmp,fd={fds.qmp},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
@@ -74,7 +80,16 @@ def build(spec: MachineSpec, info: HypervisorInfo, fds: Descriptors, root_id: st
         *("-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"),
         *_nics(spec, fds),
         *_spare_ports(),
+        *_growth(spec),
+        *(("-incoming", "defer") if spec.restore else ()),
     ]
+
+
+def shape(spec: MachineSpec, info: HypervisorInfo) -> str:
+    """What of the command line a saved machine's state depends on."""
+    taps = tuple(-1 for _ in spec.nics)
+    origin = replace(spec, sandbox_id="", restore=None, memory_file=MemoryFile(-1, shared=True))
+    return "\0".join(build(origin, info, Descriptors(-1, -1, -1, -1, taps, -1), ""))
 
 
 def kernel_command_line(spec: MachineSpec) -> str:
@@ -92,11 +107,43 @@ def _processor(spec: MachineSpec, info: HypervisorInfo) -> list[str]:
     return [*model, "-smp", f"cpus={spec.cpus},maxcpus={max(spec.cpus, spec.max_cpus)}"]
 
 
-def _memory(spec: MachineSpec) -> list[str]:
+def _firmware(spec: MachineSpec, info: HypervisorInfo) -> list[str]:
+    """A template boots once, so it can have what needs QEMU's own firmware: a generation id, by which the kernel of
+    each clone learns that it is one (ACPI's VM Generation ID)."""
+    if spec.clonable:
+        return ["-device", "vmgenid,guid=auto"]
+    return ["-bios", str(info.firmware)] if info.firmware else []
+
+
+def _memory(spec: MachineSpec, fds: Descriptors) -> list[str]:
     size = -(-spec.memory_bytes // _MIB)
-    most = -(-spec.max_memory_bytes // _MIB)
-    growth = f",slots={_MEMORY_SLOTS},maxmem={most}M" if most > size else ""
-    return ["-m", f"size={size}M{growth}"]
+    growth = growth_mib(spec)
+    # A device of memory begins at a gigabyte's border, for which room must be left.
+    more = f",slots={_MEMORY_SLOTS},maxmem={size + growth + _ALIGNMENT_MIB}M" if growth else ""
+    arguments = ["-m", f"size={size}M{more}"]
+    if spec.memory_file is not None:
+        share = "on" if spec.memory_file.shared else "off"
+        path = f"/proc/self/fd/{fds.memory}"
+        arguments += ["-object", f"memory-backend-file,id=ram0,size={size}M,mem-path={path},share={share}"]
+    return arguments
+
+
+def growth_mib(spec: MachineSpec) -> int:
+    """How much memory the machine can get beyond what it starts with, in whole blocks of the guest's."""
+    return max(0, spec.max_memory_bytes - spec.memory_bytes) // _MIB // GUEST_BLOCK_MIB * GUEST_BLOCK_MIB
+
+
+def _growth(spec: MachineSpec) -> list[str]:
+    """virtio-mem: an empty region that the guest is offered more and more of. Shared in a template and private in its
+    clones, like all memory (a state without it can only be saved so); nothing of it is used in a template."""
+    growth = growth_mib(spec)
+    if not growth:
+        return []
+    share = "on" if spec.memory_file is not None and spec.memory_file.shared else "off"
+    return [
+        *("-object", f"memory-backend-ram,id=growth0,size={growth}M,reserve=off,share={share}"),
+        *("-device", f"virtio-mem-pci,id={GROWTH},memdev=growth0,requested-size=0,unplugged-inaccessible=on"),
+    ]
 
 
 def _nics(spec: MachineSpec, fds: Descriptors) -> list[str]:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 from hyper.errors import FailedPrecondition, NotFound, Unavailable
 from hyper.hypervisors.base import (
@@ -26,23 +27,23 @@ from hyper.hypervisors.base import (
     MachineSpec,
     VmmIdentity,
 )
-from hyper.hypervisors.qemu import command_line, disks, probe
+from hyper.hypervisors.qemu import command_line, disks, probe, snapshots
 from hyper.hypervisors.qemu.command_line import Descriptors
 from hyper.hypervisors.qemu.disks import Slot
+from hyper.hypervisors.qemu.limits import limits
 from hyper.hypervisors.qemu.qmp import Qmp
 from hyper.hypervisors.qemu.settings import QemuSettings
 from hyper.hypervisors.qemu.vmm import AGENT_SOCKET, CONSOLE_LOG, QMP_SOCKET, STDERR_LOG, Belongings, Logs, QemuVmm
 from hyper.system import blocking, processes
-from hyper.system.cgroups import Cgroup, CgroupLimits, Cgroups
+from hyper.system.cgroups import Cgroup, Cgroups
 from hyper.system.identities import Identities
 from hyper.system.memfd import BoundedLog
 from hyper.system.processes import Process
 from hyper.system.unix_sockets import listen
 
+T = TypeVar("T")
+
 _LOG_BYTES = 128 << 10
-_VMM_MEMORY_BYTES = 512 << 20
-"""What QEMU itself may use beside the guest's memory: translation cache (64 MiB), heap, the page cache of its I/O."""
-_VMM_THREADS = 512
 
 
 class QemuHypervisor:
@@ -76,6 +77,9 @@ class QemuHypervisor:
             for nic in spec.nics:
                 taps.callback(os.close, nic.tap_fd)
             return await self._launch(spec, await self.probe())
+
+    def template_key(self, spec: MachineSpec, info: HypervisorInfo) -> str:
+        return "\n".join([command_line.shape(spec, info), *probe.host_facts(info)])
 
     async def adopt(
         self, spec: MachineSpec, identity: VmmIdentity, disks_known: tuple[tuple[DiskSpec, DiskAddress], ...]
@@ -113,7 +117,7 @@ class QemuHypervisor:
             BoundedLog.of_process(identity.pid, CONSOLE_LOG),
         )
         belongings = Belongings(spec.runtime_dir, self._cgroups.find(spec.sandbox_id), logs)
-        return QemuVmm(process, qmp, belongings, [known[disk_id] for disk_id in present if disk_id in known])
+        return QemuVmm(process, qmp, belongings, spec, [known[disk_id] for disk_id in present if disk_id in known])
 
     async def reap_strays(self, keep: frozenset[str]) -> list[str]:
         killed: list[str] = []
@@ -189,6 +193,7 @@ class QemuHypervisor:
         logs = Logs(stderr, console)
         belongings = Belongings(spec.runtime_dir, Cgroup(()), logs)
         process: Process | None = None
+        qmp: Qmp | None = None
         try:
             with ExitStack() as ours:  # descriptors that only the new process keeps
                 argv, passed = await self._prepare(spec, info, ours)
@@ -202,13 +207,21 @@ class QemuHypervisor:
                 )
             console.close_writer()
             stderr.close_writer()
-            belongings = Belongings(spec.runtime_dir, self._cgroups.create(spec.sandbox_id, _limits(spec)), logs)
+            belongings = Belongings(
+                spec.runtime_dir,
+                self._cgroups.create(spec.sandbox_id, limits(spec, spec.memory_bytes, spec.cpus)),
+                logs,
+            )
             self._confine(process, belongings.cgroup)
             qmp = await self._negotiate(process, spec, logs)
+            if spec.restore is not None:
+                await self._explained(snapshots.load(qmp, spec.restore.fd), process, logs)
         except BaseException:
+            if qmp is not None:
+                await asyncio.shield(qmp.close())
             await asyncio.shield(_abandon(process, belongings))
             raise
-        return QemuVmm(process, qmp, belongings)
+        return QemuVmm(process, qmp, belongings, spec)
 
     async def _prepare(self, spec: MachineSpec, info: HypervisorInfo, ours: ExitStack) -> tuple[list[str], list[int]]:
         def keep(fd: int) -> int:
@@ -221,9 +234,11 @@ class QemuHypervisor:
             qmp=keep(listen(spec.runtime_dir / QMP_SOCKET).detach()),
             agent=keep(listen(spec.runtime_dir / AGENT_SOCKET).detach()),
             taps=tuple(nic.tap_fd for nic in spec.nics),
+            memory=spec.memory_file.fd if spec.memory_file else None,
         )
         argv = command_line.build(spec, info, fds, self._settings.root_id)
-        return argv, [fds.kernel, fds.initrd, fds.qmp, fds.agent, *fds.taps]
+        memory = [] if fds.memory is None else [fds.memory]
+        return argv, [fds.kernel, fds.initrd, fds.qmp, fds.agent, *fds.taps, *memory]
 
     def _confine(self, process: Process, cgroup: Cgroup) -> None:
         try:
@@ -234,8 +249,13 @@ class QemuHypervisor:
             raise Unavailable(f"the VMM cannot be moved into its cgroup: {error.strerror}") from error
 
     async def _negotiate(self, process: Process, spec: MachineSpec, logs: Logs) -> Qmp:
+        connecting = Qmp.connect(spec.runtime_dir / QMP_SOCKET, self._settings.qmp_timeout_s)
+        return await self._explained(connecting, process, logs)
+
+    async def _explained(self, step: Awaitable[T], process: Process, logs: Logs) -> T:
+        """``step``'s result; when it fails because QEMU has ended, why that was."""
         try:
-            return await Qmp.connect(spec.runtime_dir / QMP_SOCKET, self._settings.qmp_timeout_s)
+            return await step
         except Unavailable as error:
             try:
                 async with asyncio.timeout(1):
@@ -244,14 +264,6 @@ class QemuHypervisor:
                 raise error from None
             words = logs.last_words()
             raise Unavailable(f"QEMU did not start: {status}{': ' + words if words else ''}") from error
-
-
-def _limits(spec: MachineSpec) -> CgroupLimits:
-    return CgroupLimits(
-        memory_bytes=spec.memory_bytes + _VMM_MEMORY_BYTES,
-        processes=_VMM_THREADS,
-        cpus=spec.cpus + 1,  # one for QEMU's own threads
-    )
 
 
 def _readable(path: Path) -> int:

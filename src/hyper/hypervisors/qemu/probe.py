@@ -169,12 +169,27 @@ def _key(settings: QemuSettings, binary: Path, version: str, image: KernelImage)
     )
 
 
+def host_facts(info: HypervisorInfo) -> list[str]:
+    """What of this host a saved machine depends on: QEMU's build; with KVM the host's processor and kernel as well."""
+    status = info.binary.stat()
+    facts = [info.version, f"{info.binary}:{status.st_mtime_ns}:{status.st_size}", info.accelerator]
+    if info.accelerator is Accelerator.KVM:
+        facts += [os.uname().release, _cpu_model(), _cpuinfo("flags") or _cpuinfo("Features")]
+    return facts
+
+
 def _cpu_model() -> str:
+    return _cpuinfo("model name") or os.uname().machine
+
+
+def _cpuinfo(key: str) -> str:
+    """The first processor's value; empty when this kind of machine has none."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return os.uname().machine
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return ""
 
 
 def _recall(cache: Path, key: str) -> Outcome | None:

@@ -77,6 +77,13 @@ class Qmp:
 
     async def add_fd(self, fd: int, fdset: int, opaque: str) -> None:
         """Give QEMU a duplicate of ``fd`` as ``/dev/fdset/<fdset>``; ``opaque`` comes back in query-fdsets."""
+        await self._execute_with(fd, "add-fd", {"fdset-id": fdset, "opaque": opaque})
+
+    async def get_fd(self, fd: int, name: str) -> None:
+        """Give QEMU a duplicate of ``fd`` under a name for one later command, which closes it."""
+        await self._execute_with(fd, "getfd", {"fdname": name})
+
+    async def _execute_with(self, fd: int, command: str, arguments: dict[str, object]) -> None:
         async with self._descriptor:  # a descriptor belongs to the next command that asks for one
             try:
                 # One blank: white space between commands. Sent on the socket itself, as uvloop's transports cannot
@@ -84,7 +91,7 @@ class Qmp:
                 self._socket.sendmsg([b" "], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
             except OSError as error:
                 raise Unavailable(f"QEMU takes no descriptor: {error}") from error
-            await self.execute("add-fd", {"fdset-id": fdset, "opaque": opaque})
+            await self.execute(command, arguments)
 
     async def unplug(self, device: str) -> None:
         """``device_del``, then wait until the device is really gone."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyper.errors import AlreadyExists, HyperError, NotFound, Unavailable
-from hyper.hypervisors.base import DiskAddress, DiskSpec, VmmExit, VmmIdentity
-from hyper.hypervisors.qemu import disks
+from hyper.hypervisors.base import DiskAddress, DiskSpec, MachineSpec, VmmExit, VmmIdentity
+from hyper.hypervisors.qemu import command_line, disks, growth, snapshots
 from hyper.hypervisors.qemu.disks import Slot
+from hyper.hypervisors.qemu.limits import limits
 from hyper.hypervisors.qemu.qmp import Qmp
 from hyper.system.cgroups import Cgroup
 from hyper.system.memfd import BoundedLog
@@ -71,13 +72,19 @@ class QemuVmm:
     """One QEMU. See :class:`hyper.hypervisors.base.Vmm` for what each method promises."""
 
     def __init__(
-        self, process: Process, qmp: Qmp, belongings: Belongings, attached: Iterable[tuple[DiskSpec, Slot]] = ()
+        self,
+        process: Process,
+        qmp: Qmp,
+        belongings: Belongings,
+        spec: MachineSpec,
+        attached: Iterable[tuple[DiskSpec, Slot]] = (),
     ) -> None:
         self.identity = VmmIdentity(process.pid, process.start_time, process.boot_id)
         self.agent_socket = belongings.runtime_dir / AGENT_SOCKET
         self._process = process
         self._qmp = qmp
         self._belongings = belongings
+        self._spec = spec
         self._disks: dict[str, Slot] = {}
         for disk, slot in attached:
             self._disks[disk.disk_id] = slot
@@ -109,6 +116,26 @@ class QemuVmm:
             raise NotFound(f"disk {disk_id} is not attached")
         await disks.unplug(self._qmp, slot)
         self._disks.pop(disk_id, None)
+
+    async def save(self, state_fd: int) -> None:
+        self._check_alive()
+        await snapshots.save(self._qmp, state_fd)
+
+    async def grow_memory(self, memory_bytes: int) -> None:
+        self._check_alive()
+        base, block = self._spec.memory_bytes, command_line.GUEST_BLOCK_MIB << 20
+        most = base + (command_line.growth_mib(self._spec) << 20)
+        await growth.grow_memory(self._qmp, base, memory_bytes, most, block)
+
+    async def add_cpus(self, cpus: int) -> None:
+        self._check_alive()
+        await growth.add_cpus(self._qmp, cpus)
+
+    def bound(self, memory_bytes: int, cpus: int) -> None:
+        self._belongings.cgroup.apply(limits(self._spec, memory_bytes, cpus))
+
+    def defer(self, deferred: bool) -> None:
+        self._belongings.cgroup.set_background(deferred)
 
     async def wait(self) -> VmmExit:
         if self._exit is None:

@@ -5,13 +5,14 @@ After a wanted change: ``GOLDEN=write pytest tests/unit/hypervisors`` and read t
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 
-from hyper.hypervisors.base import Accelerator, HypervisorInfo, KernelImage, MachineSpec, Nic
-from hyper.hypervisors.qemu.command_line import Descriptors, build, sandbox_of
+from hyper.hypervisors.base import Accelerator, HypervisorInfo, KernelImage, MachineSpec, MemoryFile, Nic, SavedState
+from hyper.hypervisors.qemu.command_line import Descriptors, build, sandbox_of, shape
 
 MIB = 1 << 20
 GOLDEN = Path(__file__).parent / "golden"
@@ -37,6 +38,22 @@ CASES = {
         machine(nics=(Nic("02:00:00:00:00:01", 20), Nic("02:00:00:00:00:02", 21))),
         Accelerator.TCG,
         Descriptors(10, 11, 12, 13, (20, 21)),
+    ),
+    "template": (
+        dataclasses.replace(
+            machine(memory=2048 * MIB, nics=(Nic("02:00:00:00:00:01", 20),)), memory_file=MemoryFile(14, shared=True)
+        ),
+        Accelerator.TCG,
+        Descriptors(10, 11, 12, 13, (20,), 14),
+    ),
+    "clone": (
+        dataclasses.replace(
+            machine(memory=2048 * MIB, nics=(Nic("02:00:00:00:00:01", 21),)),
+            memory_file=MemoryFile(15, shared=False),
+            restore=SavedState(16),
+        ),
+        Accelerator.TCG,
+        Descriptors(10, 11, 12, 13, (21,), 15),
     ),
     "fixed-size": (machine(memory=128 * MIB, most=128 * MIB, max_cpus=1), Accelerator.TCG, Descriptors(3, 4, 5, 6)),
 }
@@ -80,3 +97,12 @@ def test_the_vmm_of_a_sandbox_is_known_by_its_command_line_and_by_no_other_root(
     assert sandbox_of(argv, "root-2") is None
     assert sandbox_of(argv, "root") is None
     assert sandbox_of(["sleep", "1"], "root-1") is None
+
+
+def test_a_clone_has_the_shape_of_its_template_and_of_no_other_machine() -> None:
+    template, clone = CASES["template"][0], CASES["clone"][0]
+    tcg = info(Accelerator.TCG)
+    assert shape(template, tcg) == shape(clone, tcg)
+    others = [dataclasses.replace(clone, memory_bytes=1024 * MIB), dataclasses.replace(clone, cpus=2)]
+    others += [dataclasses.replace(clone, nics=()), dataclasses.replace(clone, max_memory_bytes=8192 * MIB)]
+    assert len({shape(spec, tcg) for spec in (clone, *others)} | {shape(clone, info(Accelerator.KVM))}) == 6

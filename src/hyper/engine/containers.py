@@ -271,7 +271,7 @@ class ContainerUseCases:
             raise Conflict(f"container {managed.id} is not running")
         if not run.tty:
             raise FailedPrecondition(f"container {managed.id} has no terminal to resize")
-        await run.sandbox.agent.resize(managed.id, "", rows=rows, columns=columns)
+        await run.sandbox.agent.resize_terminal(managed.id, "", rows=rows, columns=columns)
         self._events.of_container(managed.snapshot, "resize", height=str(rows), width=str(columns))
 
 

@@ -137,7 +137,8 @@ class ExecUseCases:
         managed = self._find(exec_id)
         if managed.run is None or not managed.snapshot.running:
             raise Conflict(f"exec {exec_id} is not running")
-        await managed.run.sandbox.agent.resize(managed.snapshot.container_id, exec_id, rows=rows, columns=columns)
+        agent = managed.run.sandbox.agent
+        await agent.resize_terminal(managed.snapshot.container_id, exec_id, rows=rows, columns=columns)
 
     async def _follow(
         self,

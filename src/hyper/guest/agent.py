@@ -71,6 +71,10 @@ class Agent:
                 raise
         return agent
 
+    def skip_streams(self, first: int) -> None:
+        """Use no stream number below ``first``: a clone's agent has used some of them in the template's life."""
+        self._next_stream = max(self._next_stream, first)
+
     @property
     def version(self) -> str:
         """The agent's own version."""
@@ -116,6 +120,13 @@ class Agent:
     async def configure(self, configuration: Configuration) -> None:
         """Set what the configuration names; the rest stays as it is."""
         await self._call("sandbox.configure", messages.Nothing, msgspec.to_builtins(configuration))
+
+    async def resize(self, cpus: int | None = None, memory_bytes: int | None = None) -> messages.Resized:
+        """Wait until the sandbox uses what has been plugged into it: so many processors, and this much memory in all
+        (the kernel's own share included). What it has then; never less than before. InvalidArgument for more processors
+        than its machine can have; DeadlineExceeded after 10 s, saying what was reached."""
+        params = {"cpus": cpus, "memory_bytes": memory_bytes}
+        return await self._call("sandbox.resize", messages.Resized, params)
 
     async def shutdown(self, *, timeout_s: float = 10.0) -> None:
         """Kill every process, sync and unmount; the machine powers off behind the answer."""
@@ -180,7 +191,7 @@ class Agent:
         params = {"id": container_id, "exec_id": exec_id, "signal": number}
         await self._call("process.signal", messages.Nothing, params)
 
-    async def resize(self, container_id: str, exec_id: str, *, rows: int, columns: int) -> None:
+    async def resize_terminal(self, container_id: str, exec_id: str, *, rows: int, columns: int) -> None:
         """The terminal's size; ``exec_id`` "" is the container's init."""
         params = {"id": container_id, "exec_id": exec_id, "rows": rows, "columns": columns}
         await self._call("process.resize", messages.Nothing, params)

@@ -23,6 +23,8 @@ from hyper.guest.protocol import (
 )
 
 _HELLO_INTERVAL_S = 1.0
+_FIRST_HELLO_INTERVAL_S = 0.01
+"""Doubled each time: a clone that just woke may not have noticed yet that somebody listens. (Only without padding.)"""
 _WRITE_HIGH_BYTES = 256 * 1024
 _ECHO_BYTES = 16
 
@@ -52,6 +54,7 @@ class Connection(asyncio.BufferedProtocol):
         self._echo = secrets.token_bytes(_ECHO_BYTES)
         hello = encode_hello(instance, self._echo, self.nonce)
         self._hello = PADDING + hello if padded else hello
+        self._hello_interval_s = _HELLO_INTERVAL_S if padded else _FIRST_HELLO_INTERVAL_S
         self._parser = FrameParser(self.nonce, self._echo)
         self._established = False
         self._transport: asyncio.Transport | None = None
@@ -84,7 +87,8 @@ class Connection(asyncio.BufferedProtocol):
         # answering twice changes nothing.
         if self.writable:
             self.write(self._hello)
-        self._timer = self._loop.call_later(_HELLO_INTERVAL_S, self._say_hello)
+        self._timer = self._loop.call_later(self._hello_interval_s, self._say_hello)
+        self._hello_interval_s = min(2 * self._hello_interval_s, _HELLO_INTERVAL_S)
 
     # -- asyncio's side
 

@@ -22,8 +22,8 @@ from hyper.guest.cpio import CpioWriter
 from hyper.guest.kernel import FoundKernel
 from hyper.guest.modules import BOOT_MODULES, Module, ModuleTree
 
-LATER_MODULES = ("9pnet_virtio", "9p", "virtiofs", "virtio_mem")
-"""Shares and memory growth. Left out for their size (2.5 MB together): nftables, bridge, veth, tun; the tuned kernel
+LATER_MODULES = ("9pnet_virtio", "9p", "virtiofs")
+"""Shares. Left out for their size (2.5 MB together): nftables, bridge, veth, tun; the tuned kernel
 has them."""
 
 _LAYOUT_VERSION = 1  # part of the cache key: raise it when the archive's layout changes

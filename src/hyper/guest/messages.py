@@ -69,7 +69,7 @@ class Route(Struct, frozen=True):
 
 
 class Interface(Struct, frozen=True):
-    """A card, found by its ``mac``; ``addresses`` as ``172.29.0.2/16``."""
+    """A card with this ``mac``, or one that gets it; ``addresses`` as ``172.29.0.2/16``."""
 
     mac: str
     name: str
@@ -79,12 +79,13 @@ class Interface(Struct, frozen=True):
 
 
 class Configuration(Struct, frozen=True, omit_defaults=True):
-    """What a sandbox is told about itself; only what is named is changed. ``entropy``: at least 32 bytes."""
+    """What a sandbox is told about itself; only what is named is changed. ``entropy``: at least 32 bytes.
+    ``interfaces``: exactly these are in its network from then on, its other cards out of sight."""
 
     hostname: str | None = None
     time_ns: int | None = None
     entropy: bytes | None = None
-    interfaces: list[Interface] = []
+    interfaces: list[Interface] | None = None
     sysctls: dict[str, str] = {}
     machine_id: str | None = None
 
@@ -98,6 +99,13 @@ class Nothing(Struct):
 
 class Pong(Struct):
     time_ns: Instant
+
+
+class Resized(Struct):
+    """What a sandbox has: processors that containers can use, and memory without the kernel's own share (MemTotal)."""
+
+    cpus: Annotated[int, Meta(ge=0, le=65_536)]
+    memory_bytes: Count
 
 
 class Created(Struct):

@@ -29,6 +29,7 @@ BOOT_MODULES = (
     "erofs",
     "ext4",
     "overlay",
+    "virtio_mem",
 )
 
 

@@ -39,7 +39,7 @@ def rss_mib(pid: int) -> float:
 async def measure(source: SandboxSource, cpus: int, disk: Path) -> dict[str, float]:
     """One sandbox's life in milliseconds (and MiB)."""
     started = time.monotonic()
-    request = SandboxRequest(secrets.token_hex(16), "", None, cpus, (), SandboxConfig("box"))
+    request = SandboxRequest("", None, cpus, SandboxConfig("box"))
     sandbox = await source.acquire(request)
     row = {**sandbox.timings, "total": (time.monotonic() - started) * 1000}
     row["qemu cpu"] = cpu_ms(sandbox.record.pid)

@@ -119,6 +119,13 @@ def _cpus(value: object) -> float:
     return cpus
 
 
+def _count(value: object) -> int:
+    text = str(value)
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit()) or int(text) > 4096:
+        raise ValueError("must be a whole number from 0 to 4096")
+    return int(text)
+
+
 def _mtu(value: object) -> int:
     if (
         isinstance(value, bool)
@@ -260,6 +267,18 @@ class Settings:
     default_cpus: float | None = _setting(
         None, _cpus, "processors that a container without --cpus may use (default: all of the host's with KVM, else 1)",
         key="hyper.default-cpus", flags=("--default-cpus",), env="HYPER_DEFAULT_CPUS", metavar="NUMBER",
+    )  # fmt: skip
+    templates: bool = _setting(
+        True, _boolean, "start VMs as clones of one that was booted before; false boots each",
+        key="hyper.templates", flags=("--templates",), env="HYPER_TEMPLATES",
+    )  # fmt: skip
+    pool_size: int | None = _setting(
+        None, _count, "clones kept ready for the next containers, 0 for none (default: by memory, at most 8)",
+        key="hyper.pool-size", flags=("--pool-size",), env="HYPER_POOL_SIZE", metavar="NUMBER",
+    )  # fmt: skip
+    shared_pool_size: int = _setting(
+        0, _count, "the same for containers with shared directories, whose VMs' memory must be open to who serves them",
+        key="hyper.shared-pool-size", flags=("--shared-pool-size",), env="HYPER_SHARED_POOL_SIZE", metavar="NUMBER",
     )  # fmt: skip
     rootfs_size_bytes: int = _setting(
         10 << 30, size_bytes, "most that a container may write to its root file system, such as 10g",

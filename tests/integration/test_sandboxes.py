@@ -92,7 +92,7 @@ async def site() -> AsyncIterator[Site]:
 
 
 def request(memory_bytes: int | None = 128 * MIB) -> SandboxRequest:
-    return SandboxRequest(secrets.token_hex(16), "", memory_bytes, 1, (), SandboxConfig("box"))
+    return SandboxRequest("", memory_bytes, 1, SandboxConfig("box"))
 
 
 def disk(folder: Path, name: str) -> Path:

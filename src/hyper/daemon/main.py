@@ -12,7 +12,7 @@ import contextlib
 import logging
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hyper.engine.engine import LiveEngine
     from hyper.images.store import ImageStore
     from hyper.networks.bridge import BridgeNetwork
+    from hyper.sandboxes.source import Card
     from hyper.system.database import Database
 
 _log = logging.getLogger(__name__)
@@ -51,13 +52,16 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
     from hyper.api.docker.app import DockerApi
     from hyper.api.http.server import HttpServer
     from hyper.engine.engine import EngineSettings, LiveEngine
+    from hyper.engine.rehearsal import Rehearsal
     from hyper.guest.kernel import KernelSettings
     from hyper.hypervisors.qemu.settings import AcceleratorChoice, QemuSettings
     from hyper.images.store import ImageStore
     from hyper.images.writable import WritableDisks
     from hyper.sandboxes.boot_image import GuestSettings
+    from hyper.sandboxes.pool import PoolSettings, default_size
     from hyper.sandboxes.sizing import SizingSettings
     from hyper.sandboxes.source import SandboxSettings, SandboxSource
+    from hyper.system import memory
     from hyper.system.database import Database
     from hyper.system.identities import UidRange
 
@@ -76,12 +80,14 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
             default_memory_bytes=settings.default_memory_bytes,
             default_cpus=settings.default_cpus,
         )
+        agent = find_agent(settings.agent)
+        pool_size = default_size(memory.total_bytes()) if settings.pool_size is None else settings.pool_size
         sandboxes = SandboxSource(
             SandboxSettings(
                 runtime_dir=settings.exec_root,
                 guest=GuestSettings(
                     kernel=KernelSettings(folder=SHARED / "kernels", configured=settings.kernel),
-                    agent=find_agent(settings.agent),
+                    agent=agent,
                     cache=settings.data_root / "boot",
                 ),
                 qemu=QemuSettings(
@@ -93,7 +99,13 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
                 ),
                 sizing=sizing,
                 uids=UidRange(first, last - first + 1),
+                template_folder=settings.data_root / "templates" if settings.templates else None,
+                pool=PoolSettings(pool_size, settings.shared_pool_size),
             ),
+            cards=_cards(network),
+        )
+        sandboxes.rehearse = Rehearsal(
+            agent, settings.data_root / "boot", disks, settings.rootfs_size_bytes, settings.default_memory_bytes
         )
         opened.push_async_callback(sandboxes.close)
         engine = LiveEngine(
@@ -150,6 +162,12 @@ async def _network(
         return None, error.message
     opened.push_async_callback(network.close)
     return network, ""
+
+
+def _cards(network: BridgeNetwork | None) -> Callable[[], Card] | None:
+    from hyper.sandboxes.source import Card
+
+    return (lambda: Card(*network.spare_tap())) if network is not None else None
 
 
 async def _builtin_image(images: ImageStore, data_root: Path) -> None:

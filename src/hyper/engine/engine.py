@@ -136,6 +136,7 @@ class LiveEngine:
             kernel_path=str(sandboxes.kernel_path),
             agent_version=sandboxes.agent_version,
             template=sandboxes.template,
+            pool=sandboxes.pool,
             storage="EROFS images with an ext4 writable layer each",
             default_memory_bytes=sandboxes.default_memory_bytes,
             default_cpus=sandboxes.default_cpus,

@@ -263,6 +263,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     kernel_path: str
     agent_version: str
     template: str
+    pool: str
     storage: str
     default_memory_bytes: int
     default_cpus: int

@@ -26,7 +26,6 @@ from hyper.engine.run import Run
 from hyper.engine.runtime import runtime_spec
 from hyper.errors import FailedPrecondition, HyperError, NotFound, PermissionDenied
 from hyper.guest.messages import Disk, InjectedFile, Rootfs, Stdio
-from hyper.hypervisors.base import Nic
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
 from hyper.networks.addresses import Endpoint
@@ -95,12 +94,16 @@ class Starter:
         container = managed.snapshot
         timeline = Timeline()
         async with AsyncExitStack() as undo:
+            undo.enter_context(self._sandboxes.starting())
             with _not_the_programs_fault():
-                endpoint, nics = await self._connect(container, undo)
-                timeline.mark("network")
-                sandbox = await self._sandbox(container, endpoint, nics, undo)
+                endpoint = self._endpoint(container, undo)
+                timeline.mark("address")
+                sandbox = await self._sandbox(container, endpoint, undo)
                 timeline.phases |= {f"sandbox.{name}": value for name, value in sandbox.timings.items()}
                 timeline.mark("sandbox")
+                if endpoint is not None and self._network is not None:
+                    self._network.connect(endpoint, sandbox.card)
+                    timeline.mark("network")
                 rootfs = await self._rootfs(container, sandbox)
                 timeline.mark("disks")
             agent = sandbox.agent
@@ -123,7 +126,7 @@ class Starter:
                 container.id,
                 runtime_spec(container, default_memory_bytes=self._sandboxes.default_memory_bytes),
                 rootfs,
-                self._files(container, endpoint),
+                injected_files(container, endpoint),
                 stdio,
             )
             timeline.mark("agent.create")
@@ -150,9 +153,9 @@ class Starter:
             for attachment in container.networks
         )
 
-    async def _connect(self, container: Container, undo: AsyncExitStack) -> tuple[Endpoint | None, tuple[Nic, ...]]:
+    def _endpoint(self, container: Container, undo: AsyncExitStack) -> Endpoint | None:
         if container.config.network_mode == "none":
-            return None, ()
+            return None
         if self._network is None:
             raise FailedPrecondition(
                 f"container {container.name} wants the default network, which this daemon has not: "
@@ -160,12 +163,9 @@ class Starter:
             )
         endpoint = self._network.allocate(container.id)
         undo.callback(self._network.release, container.id)
-        tap_fd = await self._network.open_tap(endpoint)
-        return endpoint, (Nic(mac=endpoint.mac, tap_fd=tap_fd),)
+        return endpoint
 
-    async def _sandbox(
-        self, container: Container, endpoint: Endpoint | None, nics: tuple[Nic, ...], undo: AsyncExitStack
-    ) -> Sandbox:
+    async def _sandbox(self, container: Container, endpoint: Endpoint | None, undo: AsyncExitStack) -> Sandbox:
         config = container.config
         interfaces: tuple[Interface, ...] = ()
         if endpoint:
@@ -182,11 +182,9 @@ class Starter:
         # the next one.
         sandbox = await self._sandboxes.acquire(
             SandboxRequest(
-                sandbox_id=secrets.token_hex(16),
                 owner=container.owner,
                 memory_bytes=config.memory_bytes or None,
                 cpus=cpus(container),
-                nics=nics,
                 configure=SandboxConfig(
                     hostname=config.hostname,
                     interfaces=interfaces,
@@ -221,24 +219,26 @@ class Starter:
         bindings = await self._network.publish(container.id, wanted, name=container.name)
         return tuple(msgspec.convert(binding, PortBinding, from_attributes=True) for binding in bindings)
 
-    def _files(self, container: Container, endpoint: Endpoint | None) -> list[InjectedFile]:
-        config = container.config
-        contents = {
-            "/.dockerenv": b"",  # by which programs tell that they run in a container
-            "/etc/hostname": hostname_file(config.hostname),
-            "/etc/hosts": hosts_file(
-                hostname=config.hostname,
-                domain_name=config.domainname,
-                address=endpoint.address if endpoint else None,
-                extra_hosts=config.extra_hosts,
-                gateway=endpoint.gateway if endpoint else None,
-            ),
-            "/etc/resolv.conf": resolv_conf(
-                read_host_resolv_conf(),
-                ResolverOptions(servers=config.dns, search=config.dns_search, options=config.dns_options),
-            ),
-        }
-        return [InjectedFile(path, content) for path, content in contents.items()]
+
+def injected_files(container: Container, endpoint: Endpoint | None) -> list[InjectedFile]:
+    """What the engine puts into a container's file system."""
+    config = container.config
+    contents = {
+        "/.dockerenv": b"",  # by which programs tell that they run in a container
+        "/etc/hostname": hostname_file(config.hostname),
+        "/etc/hosts": hosts_file(
+            hostname=config.hostname,
+            domain_name=config.domainname,
+            address=endpoint.address if endpoint else None,
+            extra_hosts=config.extra_hosts,
+            gateway=endpoint.gateway if endpoint else None,
+        ),
+        "/etc/resolv.conf": resolv_conf(
+            read_host_resolv_conf(),
+            ResolverOptions(servers=config.dns, search=config.dns_search, options=config.dns_options),
+        ),
+    }
+    return [InjectedFile(path, content) for path, content in contents.items()]
 
 
 def cpus(container: Container) -> float | None:

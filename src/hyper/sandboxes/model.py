@@ -13,9 +13,11 @@ from typing import Literal
 import msgspec
 
 from hyper.guest.messages import Interface
-from hyper.hypervisors.base import DiskAddress, DiskSpec, Nic, VmmIdentity
+from hyper.hypervisors.base import DiskAddress, DiskSpec, VmmIdentity
 
 FileSystem = Literal["erofs", "ext4"]
+Rung = Literal["cold", "template", "pool"]
+"""How a sandbox came to be, from the slowest way to the fastest."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,25 @@ class SandboxConfig:
 
 
 @dataclass(frozen=True)
-class SandboxRequest:
-    """A sandbox to be made. ``nics``' taps are taken over whatever comes of it."""
+class Card:
+    """A spare network card for a VM: the name of its tap, and the tap's descriptor, which belongs to who has this."""
 
-    sandbox_id: str
-    """32 hexadecimal digits."""
+    name: str
+    tap_fd: int
+
+
+@dataclass(frozen=True)
+class SandboxRequest:
+    """A sandbox to be had."""
+
     owner: str
     memory_bytes: int | None
     """The workload's limit, held by the guest's cgroup; the VM gets an overhead on top. None: the default, no limit."""
     cpus: float | None
-    nics: tuple[Nic, ...]
     configure: SandboxConfig
+    """A sandbox with interfaces gets a card, whose tap (:attr:`Sandbox.card`) the caller connects to a network."""
+    shared_memory: bool = False
+    """Its memory must be open to other processes of the host, which serve it directories."""
 
 
 class DiskRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,6 +88,10 @@ class SandboxRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpus: int
     max_cpus: int
     disks: tuple[DiskRecord, ...] = ()
+    grown_bytes: int = 0
+    """What was added to ``memory_bytes`` since."""
+    cloned: bool = False
+    """Its memory is a copy of a template's, made page by page as it writes."""
 
     @property
     def identity(self) -> VmmIdentity:
@@ -101,6 +115,9 @@ class SandboxesInfo:
     kernel_path: Path | None
     agent_version: str
     template: str
+    """What of a template there is, in words."""
+    pool: str
+    """How full it is, in words."""
     default_memory_bytes: int
     default_cpus: int
     warnings: tuple[str, ...]

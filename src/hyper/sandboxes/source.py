@@ -1,11 +1,11 @@
 """The one place that sandboxes come from.
 
-Whoever needs a VM with an agent in it asks :meth:`SandboxSource.acquire`. Today it boots one
-(:mod:`hyper.sandboxes.cold_boot`); a template's clone and a pool are to come behind the same call. It also takes over
-the sandboxes of an earlier daemon and ends those that nobody knows any more.
+Whoever needs a VM with an agent in it asks :meth:`SandboxSource.acquire`, which takes the fastest way there is just
+now: a clone that waits in the pool, a clone of the template, or a boot. It also takes over the sandboxes of an earlier
+daemon and ends those that nobody knows any more.
 
-Neighbours: :mod:`hyper.sandboxes.supervisor` (what it gives out), :mod:`hyper.hypervisors` and :mod:`hyper.guest`
-(what it is made of).
+Neighbours: :mod:`hyper.sandboxes.supervisor` (what it gives out), ``maker.py``, ``templates.py``, ``pool.py`` (where it
+gets them from).
 """
 
 from __future__ import annotations
@@ -14,36 +14,44 @@ import asyncio
 import logging
 import os
 import secrets
-import shutil
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from hyper.errors import HyperError, NotFound, Unavailable
+from hyper.errors import DeadlineExceeded, FailedPrecondition, HyperError, NotFound, ResourceExhausted, Unavailable
 from hyper.guest.agent import Agent
-from hyper.guest.messages import Interface, Route
-from hyper.hypervisors.base import Accelerator, Hypervisor, HypervisorInfo, KernelImage, MachineSpec
+from hyper.guest.messages import Configuration, Interface, Route
+from hyper.hypervisors.base import Accelerator, Hypervisor, HypervisorInfo, KernelImage, MachineSpec, MemoryFile
 from hyper.hypervisors.qemu.driver import QemuHypervisor
 from hyper.hypervisors.qemu.settings import QemuSettings
 from hyper.sandboxes.boot_image import BootImage, GuestSettings
-from hyper.sandboxes.cold_boot import ColdBoot
+from hyper.sandboxes.launch import ConnectAgent, Launcher
+from hyper.sandboxes.maker import SandboxMaker, Shape
 from hyper.sandboxes.model import (
+    Card,
     DiskRecord,
+    Rung,
     SandboxConfig,
     SandboxesInfo,
     SandboxRecord,
     SandboxRequest,
 )
-from hyper.sandboxes.sizing import Host, SizingSettings, size_for
+from hyper.sandboxes.pool import Pool, PoolSettings
+from hyper.sandboxes.sizing import Host, Size, SizingSettings, size_for
 from hyper.sandboxes.supervisor import Sandbox
+from hyper.sandboxes.template import Template
+from hyper.sandboxes.template_store import TemplateStore
+from hyper.sandboxes.templates import Templates
 from hyper.system import blocking
 from hyper.system.identities import Identities, UidRange
 
 __all__ = [
+    "Card",
     "DiskRecord",
     "Interface",
+    "PoolSettings",
     "Route",
     "Sandbox",
     "SandboxConfig",
@@ -56,12 +64,10 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _ADOPT_S = 10.0
-
-
-class ConnectAgent(Protocol):
-    """:meth:`hyper.guest.agent.Agent.connect`, or a test's."""
-
-    async def __call__(self, socket: Path, *, instance: str, first: bool, deadline_s: float) -> Agent: ...
+_POOLED_S = 5.0
+"""How long a sandbox of the pool, which answered before, may take to be configured."""
+_WORTH_TELLING_MS = 1.0
+ENTROPY_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,9 @@ class SandboxSettings:
     """The same for every daemon on the host, whatever its roots."""
     uids: UidRange = field(default_factory=UidRange)
     boot_timeout_s: float = 30.0
+    template_folder: Path | None = None
+    """Where templates are kept; None: every sandbox is booted."""
+    pool: PoolSettings = field(default_factory=lambda: PoolSettings(0))
 
 
 def _ignore(_: object) -> None:
@@ -90,98 +99,184 @@ class SandboxSource:
         self,
         settings: SandboxSettings,
         *,
+        cards: Callable[[], Card] | None = None,
         connect: ConnectAgent = Agent.connect,
         hypervisor: Callable[[Identities, Callable[[], KernelImage], Callable[[Path], Awaitable[bool]]], Hypervisor]
         | None = None,
     ) -> None:
-        """``hypervisor`` makes the driver; None: QEMU with these settings."""
+        """``cards`` makes a spare network card (None: no networks). ``hypervisor`` makes the driver; None: QEMU with
+        these settings."""
         self.on_record: Callable[[SandboxRecord], None] = _ignore
         self.on_gone: Callable[[str], None] = _ignore
+        self.rehearse: Callable[[Sandbox], Awaitable[None]] | None = None
+        """Runs a container in a sandbox that nobody has yet, so that the code it needs is warm; leaves nothing of
+        it."""
         self.default_memory_bytes = settings.sizing.default_memory_bytes
         self._settings = settings
         self._connect = connect
         self._host = Host.here()
-        self._directory = settings.runtime_dir / "vm"
-        self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        directory = settings.runtime_dir / "vm"
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._identities = Identities(settings.uid_lock_file, settings.uids)
         make = hypervisor or (lambda identities, image, alive: QemuHypervisor(settings.qemu, identities, image, alive))
-        self._hypervisor = make(self._identities, self._probe_image, self._agent_answers)
+        self._hypervisor = make(self._identities, self._probe_image, lambda socket: self._launcher.answers(socket))
+        self._launcher = Launcher(self._hypervisor, connect, settings.boot_timeout_s)
+        self._maker = SandboxMaker(
+            self._launcher, self._identities, directory, cards, self._size, lambda sandbox_id: self.on_gone(sandbox_id)
+        )
+        self._templates: Templates | None = None
+        if settings.template_folder is not None:
+            store = TemplateStore(settings.template_folder)
+            self._templates = Templates(self._hypervisor, self._maker, store, self._ready_template)
+            self._templates.on_ready = lambda: self._pool.refill()
+        self._pool = Pool(settings.pool if self._templates else PoolSettings(0), self._pooled)
         self._boot_image: BootImage | None = None
         self._info: HypervisorInfo | None = None
         self._problem: HyperError | None = None
         self._agent_version = ""
         self._preparing = asyncio.Lock()
-        self._live: dict[str, Sandbox] = {}
 
     async def open(self) -> None:
-        """Find the kernel and probe the hypervisor. What is missing is no failure here: it is told by :meth:`describe`
-        and by every :meth:`acquire` until it is there."""
+        """Find the kernel, probe the hypervisor, and begin to make template and pool. What is missing is no failure
+        here: it is told by :meth:`describe` and by every :meth:`acquire` until it is there."""
         try:
             await self._prepare()
         except HyperError as error:
             self._problem = error
             _log.warning("no container can start yet: %s", error.message)
+            return
+        self._pool.open()
+        await self._template()
+        self._pool.refill()
 
     async def close(self) -> None:
-        """Let go of the sandboxes; they run on, and a later daemon adopts them."""
-        for sandbox in list(self._live.values()):
+        """Let go of the sandboxes that were given out; they run on, and a later daemon adopts them. The others end."""
+        await self._pool.close()
+        if self._templates is not None:
+            await self._templates.close()
+        for sandbox in list(self._maker.live.values()):
             await sandbox.release()
-        self._live.clear()
+        self._maker.live.clear()
         await self._hypervisor.close()
         self._identities.close()
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """While a container is being started: what is done in the background waits."""
+        self._pool.start_begins()
+        try:
+            yield
+        finally:
+            self._pool.start_ends()
 
     async def acquire(self, request: SandboxRequest) -> Sandbox:
         """A sandbox for this request alone, its agent ready and configured. Leaves nothing behind when it fails or is
         cancelled. InvalidArgument for impossible sizes, FailedPrecondition or NotFound for what the host lacks,
         Unavailable when the VM did not come up."""
-        with ExitStack() as taps:
-            for nic in request.nics:
-                taps.callback(os.close, nic.tap_fd)
-            boot_image, info = await self._prepare()
-            emulated = info.accelerator is not Accelerator.KVM
-            size = size_for(request.memory_bytes, request.cpus, self._settings.sizing, self._host, emulated=emulated)
-            uid = self._identities.allocate()
-            taps.pop_all()  # the driver closes them from here on
-        spec = MachineSpec(
-            sandbox_id=request.sandbox_id,
-            runtime_dir=self._runtime_dir(request.sandbox_id),
-            image=boot_image.image(emulated=emulated),
-            memory_bytes=size.memory_bytes,
-            max_memory_bytes=size.max_memory_bytes,
-            cpus=size.cpus,
-            max_cpus=size.max_cpus,
-            uid=uid,
-            nics=request.nics,
-        )
-        boot = ColdBoot(self._hypervisor, self._connect_first, self._settings.boot_timeout_s)
+        await self._prepare()
+        size = self._size(request.memory_bytes, request.cpus)
+        for way in (self._from_pool, self._from_template):
+            try:
+                sandbox = await way(request)
+            except (Unavailable, ResourceExhausted, DeadlineExceeded) as error:
+                _log.warning("a slower way to a sandbox is taken: %s", error.message)
+                continue
+            if sandbox is not None:
+                return sandbox
+        shape = Shape(await self._image(), size, card=bool(request.configure.interfaces))
+        if shape.card and not self._maker.has_cards:
+            raise FailedPrecondition("this daemon has no network to put a sandbox's card into")
+        return await self._give(await self._maker.make(shape, "cold"), request)
+
+    # -- the ways to a sandbox
+
+    async def _from_pool(self, request: SandboxRequest) -> Sandbox | None:
+        while (sandbox := self._pool.take(shared=request.shared_memory)) is not None:
+            sandbox.timings = {}
+            sandbox.vmm.defer(False)
+            try:
+                async with asyncio.timeout(_POOLED_S):
+                    return await self._give(sandbox, request)
+            except (Unavailable, TimeoutError) as error:
+                _log.warning("a sandbox of the pool could not be used: %s", error or "it does not answer")
+        return None
+
+    async def _from_template(self, request: SandboxRequest) -> Sandbox | None:
+        template = await self._template()
+        if template is None:
+            return None
+        return await self._give(await self._clone(template, "template", shared=request.shared_memory), request)
+
+    async def _give(self, sandbox: Sandbox, request: SandboxRequest) -> Sandbox:
+        """Tell it who it is, make it big enough, hand it out; it is ended when that fails."""
+        began = time.monotonic()
         try:
-            vmm, agent, timings = await boot.start(spec, request.configure)
+            await sandbox.agent.configure(_configuration(request.configure))
+            configured = time.monotonic()
+            sandbox.timings["configure"] = round((configured - began) * 1000, 1)
+            await sandbox.resize(request.memory_bytes, request.cpus)
+            if (resizing_ms := round((time.monotonic() - configured) * 1000, 1)) >= _WORTH_TELLING_MS:
+                sandbox.timings["resize"] = resizing_ms
+            self._agent_version = sandbox.agent.version
+            sandbox.give_out(request.owner, lambda record: self.on_record(record))
         except BaseException:
-            self._identities.free(spec.uid)
+            await asyncio.shield(sandbox.destroy(graceful=False))
             raise
-        self._agent_version = agent.version
-        record = SandboxRecord(
-            sandbox_id=request.sandbox_id,
-            owner=request.owner,
-            pid=vmm.identity.pid,
-            start_time=vmm.identity.start_time,
-            boot_id=vmm.identity.boot_id,
-            uid=spec.uid,
-            memory_bytes=spec.memory_bytes,
-            max_memory_bytes=spec.max_memory_bytes,
-            cpus=spec.cpus,
-            max_cpus=spec.max_cpus,
-        )
-        sandbox = self._supervise(
-            Sandbox(vmm, agent, record, spec.runtime_dir, timings, on_record=self._recorded, on_end=self._ended)
-        )
-        self.on_record(record)
         return sandbox
+
+    async def _pooled(self, shared: bool) -> Sandbox | None:
+        """A clone for the pool, rehearsed."""
+        template = await self._template()
+        if template is None:
+            return None
+        sandbox = await self._clone(template, "pool", shared=shared)
+        try:
+            sandbox.vmm.defer(True)
+            await self._rehearsed(sandbox)
+        except BaseException:
+            await asyncio.shield(sandbox.destroy(graceful=False))
+            raise
+        return sandbox
+
+    async def _clone(self, template: Template, rung: Rung, *, shared: bool) -> Sandbox:
+        try:
+            with template.origin(own_copy=shared) as (memory, state):
+                return await self._maker.make(template.shape, rung, memory, state)
+        except Unavailable as error:
+            if self._templates is not None:
+                await self._templates.refuse(template, error.message)
+            raise
+
+    async def _template(self) -> Template | None:
+        if self._templates is None:
+            return None
+        _, info = await self._prepare()
+        shape = Shape(await self._image(), self._size(None, None), card=self._maker.has_cards)
+        return await self._templates.current(shape, info)
+
+    async def _ready_template(self, sandbox: Sandbox) -> None:
+        # No interfaces: its card is out of sight in every clone until one is asked for.
+        await sandbox.agent.configure(_configuration(SandboxConfig(hostname="template")))
+        await self._rehearsed(sandbox)
+
+    async def _rehearsed(self, sandbox: Sandbox) -> None:
+        if self.rehearse is not None:
+            await self.rehearse(sandbox)
+
+    def _size(self, memory_bytes: int | None, cpus: float | None) -> Size:
+        emulated = self._info is None or self._info.accelerator is not Accelerator.KVM
+        return size_for(memory_bytes, cpus, self._settings.sizing, self._host, emulated=emulated)
+
+    async def _image(self) -> KernelImage:
+        boot_image, info = await self._prepare()
+        return boot_image.image(emulated=info.accelerator is not Accelerator.KVM)
+
+    # -- those of an earlier daemon
 
     async def adopt(self, record: SandboxRecord) -> Sandbox:
         """Take over a sandbox of an earlier daemon. NotFound when its VMM is gone."""
         self._identities.hold(record.uid)
-        directory = self._runtime_dir(record.sandbox_id)
+        directory = self._maker.runtime_dir(record.sandbox_id)
         nothing = Path("/nonexistent")  # a running machine is not booted again
         spec = MachineSpec(
             record.sandbox_id,
@@ -192,13 +287,14 @@ class SandboxSource:
             record.cpus,
             record.max_cpus,
             record.uid,
+            memory_file=MemoryFile(-1, shared=False) if record.cloned else None,
         )
         try:
             vmm = await self._hypervisor.adopt(
                 spec, record.identity, tuple((disk.spec, disk.address) for disk in record.disks)
             )
         except NotFound:
-            await self._clear(record.sandbox_id)
+            await self._maker.clear(record.sandbox_id)
             self._identities.free(record.uid)
             raise
         try:
@@ -212,7 +308,7 @@ class SandboxSource:
         except (HyperError, TimeoutError) as error:
             # It cannot be told from a hung guest what runs in it, so nothing of it can be kept.
             await vmm.kill()
-            await self._clear(record.sandbox_id)
+            await self._maker.clear(record.sandbox_id)
             self._identities.free(record.uid)
             raise NotFound(
                 f"the guest agent of sandbox {record.sandbox_id} does not answer: {error or 'in time'}"
@@ -220,18 +316,12 @@ class SandboxSource:
         except BaseException:
             await vmm.release()
             raise
-        sandbox = self._supervise(
-            Sandbox(vmm, agent, record, directory, {}, on_record=self._recorded, on_end=self._ended)
-        )
-        self.on_record(record)
-        return sandbox
+        return self._maker.adopted(vmm, agent, record, lambda record: self.on_record(record))
 
     async def reap_strays(self, keep: frozenset[str]) -> list[str]:
         """End VMMs of this daemon's root that are not in ``keep`` and clear away their files; their ids."""
-        killed = await self._hypervisor.reap_strays(keep)
-        for entry in await blocking.run(lambda: list(self._directory.iterdir())):
-            if entry.name not in keep and entry.name not in self._live:
-                await blocking.run(shutil.rmtree, entry, ignore_errors=True)
+        killed = await self._hypervisor.reap_strays(keep | self._maker.known)
+        await self._maker.sweep(keep)
         return killed
 
     def describe(self) -> SandboxesInfo:
@@ -246,7 +336,8 @@ class SandboxSource:
             kernel_release=kernel.release if kernel else "",
             kernel_path=kernel.vmlinux if kernel else None,
             agent_version=self._agent_version,
-            template="none yet: every sandbox is booted",
+            template=self._templates.state if self._templates else "switched off: every sandbox is booted",
+            pool=self._pool.describe(),
             default_memory_bytes=self._settings.sizing.default_memory_bytes,
             default_cpus=self._settings.sizing.vcpus(
                 self._host, emulated=info is None or info.accelerator is not Accelerator.KVM
@@ -268,31 +359,13 @@ class SandboxSource:
         assert self._boot_image is not None  # _prepare makes it before it probes
         return self._boot_image.image(emulated=False)
 
-    async def _connect_first(self, socket: Path, deadline_s: float) -> Agent:
-        return await self._connect(socket, instance=secrets.token_hex(16), first=True, deadline_s=deadline_s)
 
-    async def _agent_answers(self, socket: Path) -> bool:
-        try:
-            agent = await self._connect_first(socket, self._settings.boot_timeout_s)
-        except Unavailable:
-            return False
-        await agent.release()
-        return True
-
-    def _runtime_dir(self, sandbox_id: str) -> Path:
-        return self._directory / sandbox_id
-
-    async def _clear(self, sandbox_id: str) -> None:
-        await blocking.run(shutil.rmtree, self._runtime_dir(sandbox_id), ignore_errors=True)
-
-    def _supervise(self, sandbox: Sandbox) -> Sandbox:
-        self._live[sandbox.id] = sandbox
-        return sandbox
-
-    def _recorded(self, record: SandboxRecord) -> None:
-        self.on_record(record)
-
-    def _ended(self, record: SandboxRecord) -> None:
-        self._live.pop(record.sandbox_id, None)
-        self._identities.free(record.uid)
-        self.on_gone(record.sandbox_id)
+def _configuration(config: SandboxConfig) -> Configuration:
+    return Configuration(
+        hostname=config.hostname,
+        time_ns=time.time_ns(),
+        entropy=os.urandom(ENTROPY_BYTES),
+        interfaces=list(config.interfaces),
+        sysctls=dict(config.sysctls),
+        machine_id=config.machine_id,
+    )

@@ -16,10 +16,11 @@ from typing import Any
 
 import msgspec
 
-from hyper.errors import Conflict, HyperError, NotFound, Unavailable
+from hyper.errors import Conflict, HyperError, NotFound, Unavailable, Unsupported
 from hyper.guest.agent import Agent
-from hyper.hypervisors.base import DiskSpec, Vmm
-from hyper.sandboxes.model import DiskRecord, FileSystem, SandboxRecord
+from hyper.hypervisors.base import DiskSpec, Resizable, Vmm
+from hyper.sandboxes.model import DiskRecord, FileSystem, Rung, SandboxRecord
+from hyper.sandboxes.sizing import Size
 from hyper.system import blocking
 
 _log = logging.getLogger(__name__)
@@ -40,21 +41,68 @@ class Sandbox:
         runtime_dir: Path,
         timings: dict[str, float],
         *,
-        on_record: Callable[[SandboxRecord], None],
-        on_end: Callable[[SandboxRecord], None],
+        card: str,
+        rung: Rung,
+        size: Callable[[int | None, float | None], Size],
+        on_end: Callable[[SandboxRecord, bool], None],
     ) -> None:
-        """``timings``: milliseconds by phase. ``on_end`` is called once all is freed (not after a release)."""
+        """``timings``: milliseconds by phase. ``card``: its tap, empty without one. ``on_end`` is called once all is
+        freed (not after a release), with whether it had been given out."""
         self.id = record.sandbox_id
         self.agent = agent
         self.record = record
         self.timings = timings
+        self.card = card
+        self.rung = rung
         self._vmm = vmm
         self._runtime_dir = runtime_dir
-        self._on_record = on_record
+        self._size = size
+        self._on_record: Callable[[SandboxRecord], None] | None = None
         self._on_end = on_end
+        self._resizing = asyncio.Lock()
         self._plugging: dict[Path, asyncio.Lock] = {}
         self._destroying: asyncio.Task[None] | None = None
         self._released = False
+
+    @property
+    def vmm(self) -> Vmm:
+        return self._vmm
+
+    def give_out(self, owner: str, on_record: Callable[[SandboxRecord], None]) -> None:
+        """It is somebody's now: the record of it is announced, and so is each new one."""
+        self._on_record = on_record
+        self._change(msgspec.structs.replace(self.record, owner=owner))
+
+    async def resize(self, memory_bytes: int | None, cpus: float | None) -> None:
+        """Make room for a workload limited to this much; None: the default. A VM that is big enough already stays as
+        it is: the guest's cgroup holds the limit. What the VMM may take from the host follows. InvalidArgument beyond
+        what the host has, Unavailable or DeadlineExceeded when the guest does not follow."""
+        async with self._resizing:
+            size = self._size(memory_bytes, cpus)
+            grow_memory = size.memory_bytes > self.record.memory_bytes + self.record.grown_bytes
+            add_cpus = size.cpus > self.record.cpus
+            have = max(size.memory_bytes, self.record.memory_bytes + self.record.grown_bytes)
+            self._vmm.bound(size.memory_bytes if not grow_memory else have, max(size.cpus, self.record.cpus))
+            if not (grow_memory or add_cpus):
+                return
+            if not isinstance(self._vmm, Resizable):
+                raise Unsupported(
+                    "this hypervisor cannot make a running VM bigger; stop the container and start it again"
+                )
+            if grow_memory:
+                await self._vmm.grow_memory(size.memory_bytes)
+            if add_cpus:
+                await self._vmm.add_cpus(size.cpus)
+            await self.agent.resize(
+                cpus=size.cpus if add_cpus else None, memory_bytes=size.memory_bytes if grow_memory else None
+            )
+            self._change(
+                msgspec.structs.replace(
+                    self.record,
+                    grown_bytes=have - self.record.memory_bytes,
+                    cpus=max(size.cpus, self.record.cpus),
+                )
+            )
 
     async def attach_disk(self, path: Path, *, fs: FileSystem, readonly: bool) -> dict[str, Any]:
         """Plug in a disk by its absolute path; the protocol's Disk object says where the guest finds it. Attaching a
@@ -135,7 +183,7 @@ class Sandbox:
         await self._vmm.kill()
         await self.agent.release()
         await blocking.run(shutil.rmtree, self._runtime_dir, ignore_errors=True)
-        self._on_end(self.record)
+        self._on_end(self.record, self._on_record is not None)
 
     def _disk(self, path: Path) -> DiskRecord | None:
         return next((disk for disk in self.record.disks if disk.path == str(path)), None)
@@ -143,5 +191,9 @@ class Sandbox:
     def _put(self, path: Path, disk: DiskRecord | None) -> None:
         """Record a disk's new state (None: gone)."""
         others = tuple(known for known in self.record.disks if known.path != str(path))
-        self.record = msgspec.structs.replace(self.record, disks=others if disk is None else (*others, disk))
-        self._on_record(self.record)
+        self._change(msgspec.structs.replace(self.record, disks=others if disk is None else (*others, disk)))
+
+    def _change(self, record: SandboxRecord) -> None:
+        self.record = record
+        if self._on_record is not None:
+            self._on_record(record)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,16 +13,16 @@ from typing import cast
 import msgspec
 import pytest
 
-from hyper.errors import AlreadyExists, Conflict, HyperError, InvalidArgument, NotFound, Unavailable
+from hyper.errors import Conflict, HyperError, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from hyper.guest.agent import Agent
 from hyper.guest.kernel import KernelSettings
-from hyper.guest.messages import Configuration
-from hyper.hypervisors.base import KernelImage, Nic, VmmExit
+from hyper.guest.messages import Configuration, Interface
+from hyper.hypervisors.base import KernelImage, VmmExit
 from hyper.hypervisors.fake import FakeHost, FakeHypervisor
 from hyper.hypervisors.qemu.settings import QemuSettings
 from hyper.sandboxes import supervisor
 from hyper.sandboxes.boot_image import BootImage, GuestSettings
-from hyper.sandboxes.source import SandboxConfig, SandboxRecord, SandboxRequest, SandboxSettings, SandboxSource
+from hyper.sandboxes.source import Card, SandboxConfig, SandboxRecord, SandboxRequest, SandboxSettings, SandboxSource
 from hyper.system.identities import Identities
 
 MIB = 1 << 20
@@ -71,6 +70,7 @@ class World:
     records: list[SandboxRecord] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     sources: list[SandboxSource] = field(default_factory=list)
+    taps: list[int] = field(default_factory=list)
 
     async def step(self, name: str) -> None:
         self.reached.setdefault(name, asyncio.Event()).set()
@@ -103,14 +103,20 @@ class World:
         ) -> FakeHypervisor:
             return FakeHypervisor(self.host)
 
-        source = SandboxSource(settings, connect=self.connect, hypervisor=driver)
+        source = SandboxSource(settings, cards=self.card, connect=self.connect, hypervisor=driver)
         source.on_record = self.records.append
         source.on_gone = self.gone.append
         self.sources.append(source)
         return source
 
-    def request(self, *, memory_bytes: int | None = None, nics: tuple[Nic, ...] = ()) -> SandboxRequest:
-        return SandboxRequest(secrets.token_hex(16), "", memory_bytes, None, nics, SandboxConfig("box"))
+    def request(self, *, memory_bytes: int | None = None, card: bool = False) -> SandboxRequest:
+        interfaces = (Interface(mac="02:00:00:00:00:09", name="eth0"),) if card else ()
+        return SandboxRequest("", memory_bytes, None, SandboxConfig("box", interfaces))
+
+    def card(self) -> Card:
+        """A spare card whose tap is any file."""
+        self.taps.append(os.open(os.devnull, os.O_RDWR))
+        return Card("tap0", self.taps[-1])
 
     def disk(self, name: str) -> Path:
         path = self.folder / name
@@ -165,7 +171,7 @@ async def test_a_sandbox_comes_configured_and_recorded(world: World) -> None:
     assert world.firsts == [True]
     assert set(sandbox.timings) == {"vmm", "boot", "configure"}
     (record,) = world.records
-    assert record.sandbox_id == request.sandbox_id and record.memory_bytes > 64 * MIB
+    assert record.sandbox_id == sandbox.id and sandbox.rung == "cold" and record.memory_bytes > 64 * MIB
     assert msgspec.json.decode(record.encode(), type=SandboxRecord) == record
     await sandbox.destroy(graceful=False)
 
@@ -193,29 +199,40 @@ async def test_a_cancelled_acquire_leaves_nothing(world: World, step: str) -> No
 
 async def test_a_vm_that_dies_while_booting_tells_why_at_once(world: World) -> None:
     world.faults["connect"] = "hang"
-    request = world.request()
-    task = asyncio.create_task(world.source().acquire(request))
+    task = asyncio.create_task(world.source().acquire(world.request()))
     await world.reached.setdefault("connect", asyncio.Event()).wait()
-    await world.host.crash(request.sandbox_id, "the kernel panicked")
+    [sandbox_id] = world.alive()
+    await world.host.crash(sandbox_id, "the kernel panicked")
     with pytest.raises(Unavailable, match="ended before its agent answered: the kernel panicked"):
         await task
     assert world.directories() == []
 
 
-async def test_taps_are_closed_when_a_request_is_refused(world: World) -> None:
-    tap = os.open(os.devnull, os.O_RDWR)
+async def test_a_refused_request_costs_nothing(world: World) -> None:
     with pytest.raises(InvalidArgument, match="Minimum memory"):
-        await world.source().acquire(world.request(memory_bytes=1, nics=(Nic("02:00:00:00:00:01", tap),)))
+        await world.source().acquire(world.request(memory_bytes=1, card=True))
+    assert world.taps == [] and world.alive() == []
+
+
+async def test_a_sandbox_has_a_card_when_it_has_interfaces(world: World) -> None:
+    source = world.source()
+    assert (await source.acquire(world.request())).card == ""
+    sandbox = await source.acquire(world.request(card=True))
+    assert sandbox.card == "tap0"
+    [tap] = world.taps
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(tap)  # the driver has taken it over
+
+
+async def test_a_card_is_closed_when_there_is_no_place_for_its_machine(world: World) -> None:
+    source = world.source()
+    (world.folder / "run" / "vm").rmdir()
+    with pytest.raises(ResourceExhausted, match="cannot be made"):
+        await source.acquire(world.request(card=True))
+    (world.folder / "run" / "vm").mkdir()
+    [tap] = world.taps
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(tap)
-
-
-async def test_a_sandbox_id_is_taken_once(world: World) -> None:
-    source, request = world.source(), world.request()
-    await source.acquire(request)
-    with pytest.raises(AlreadyExists):
-        await source.acquire(request)
-    assert world.alive() == [request.sandbox_id]
 
 
 async def test_disks_are_recorded_and_shared_ones_counted(world: World) -> None:

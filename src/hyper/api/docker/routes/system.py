@@ -105,6 +105,7 @@ async def info(call: Call) -> Response:
                 ["Guest kernel", f"{engine.kernel_kind}, {engine.kernel_release}, {engine.kernel_path}"],
                 ["Agent", engine.agent_version],
                 ["Template", engine.template],
+                ["Pool", engine.pool],
             ],
             "DockerRootDir": engine.data_root,
             "Plugins": {"Volume": [], "Network": networks, "Authorization": [], "Log": ["json-file"]},

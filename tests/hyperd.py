@@ -267,6 +267,12 @@ def needs_docker_cli() -> None:
         pytest.skip("the docker CLI is not on PATH")
 
 
+def docker_cli_major() -> int:
+    """Of the client on PATH: what it prints and exits with has changed over the years."""
+    said = subprocess.run(["docker", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(said.split()[2].partition(".")[0])
+
+
 KINDS: Sequence[Any] = ("host", pytest.param("hyperd", marks=pytest.mark.vm))
 
 

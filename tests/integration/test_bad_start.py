@@ -16,6 +16,7 @@ from tests.netns import NetworkNamespace
 
 pytestmark = pytest.mark.vm
 
+ROOT = Path(__file__).resolve().parents[2]
 HYPERD = str(Path(sys.executable).with_name("hyperd"))
 
 
@@ -105,7 +106,17 @@ def test_a_data_root_that_is_a_file_or_damaged(nowhere: NetworkNamespace, folder
 
 
 def test_without_root_it_says_what_it_needs(nowhere: NetworkNamespace, folder: Path) -> None:
-    text = start(nowhere, folder, before=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"))
+    # The repository may lie where only root can go (/root): in a mount namespace of the test's own, it does not.
+    closed = [parent for parent in (ROOT, *ROOT.parents) if not parent.stat().st_mode & 0o001]
+    script = 'exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"'
+    if closed:
+        top = closed[-1]
+        script = (
+            f"mount --bind {ROOT} {folder / 'exec'} && mount -t tmpfs -o mode=755 none {top} && mkdir -p {ROOT} && "
+            f"mount --move {folder / 'exec'} {ROOT} && {script}"
+        )
+        (folder / "exec").mkdir()
+    text = start(nowhere, folder, before=("unshare", "--mount", "sh", "-ec", script, "sh"))
     assert "root" in text
 
 

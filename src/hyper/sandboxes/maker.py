@@ -33,6 +33,8 @@ class Shape:
     size: Size
     card: bool
     """Whether the machine has a network card."""
+    mac: str = FIRST_MAC
+    """The card's, as far as it is known before the machine runs."""
 
 
 class SandboxMaker:
@@ -78,7 +80,7 @@ class SandboxMaker:
             uid = self._identities.allocate()
             try:
                 card = self._cards() if shape.card and self._cards is not None else None
-                nics = (Nic(FIRST_MAC, card.tap_fd),) if card else ()
+                nics = (Nic(shape.mac, card.tap_fd),) if card else ()
                 spec = replace(self._spec(sandbox_id, uid, shape, nics), memory_file=memory_file, restore=restore)
                 vmm, agent, timings = await self.launcher.start(spec)
             except BaseException:

@@ -28,7 +28,7 @@ from hyper.hypervisors.qemu.driver import QemuHypervisor
 from hyper.hypervisors.qemu.settings import QemuSettings
 from hyper.sandboxes.boot_image import BootImage, GuestSettings
 from hyper.sandboxes.launch import ConnectAgent, Launcher
-from hyper.sandboxes.maker import SandboxMaker, Shape
+from hyper.sandboxes.maker import FIRST_MAC, SandboxMaker, Shape
 from hyper.sandboxes.model import (
     Card,
     DiskRecord,
@@ -183,7 +183,8 @@ class SandboxSource:
                 continue
             if sandbox is not None:
                 return sandbox
-        shape = Shape(await self._image(), size, card=bool(request.configure.interfaces))
+        cards = request.configure.interfaces
+        shape = Shape(await self._image(), size, card=bool(cards), mac=cards[0].mac if cards else FIRST_MAC)
         if shape.card and not self._maker.has_cards:
             raise FailedPrecondition("this daemon has no network to put a sandbox's card into")
         return await self._give(await self._maker.make(shape, "cold"), request)

@@ -41,10 +41,12 @@ async def an_operation(world: World, engine: LiveEngine, choice: random.Random, 
     await work
 
 
-@pytest.mark.parametrize("seed", [1, 2, 5, 6, 7, 9, 10, 11])
+@pytest.mark.parametrize("seed", range(12))
 async def test_operations_in_any_order_come_to_a_consistent_end(world: World, engine: LiveEngine, seed: int) -> None:
     choice = random.Random(seed)
-    ids = [(await engine.containers.create(config(auto_remove=number == 2), name=None))[0].id for number in range(3)]
+    # A paused process dies of no signal but the last one, so that a stop waits for all of its time.
+    asked = [config(auto_remove=number == 2, stop_timeout_s=0) for number in range(3)]
+    ids = [(await engine.containers.create(one, name=None))[0].id for one in asked]
     tasks = []
     for number in range(60):
         tasks.append(asyncio.create_task(an_operation(world, engine, choice, choice.choice(ids), number)))

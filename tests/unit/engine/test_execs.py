@@ -58,7 +58,7 @@ async def test_what_an_exec_said_before_the_container_ended_is_heard(world: Worl
     assert client is not None
     guest = world.guest
     # The agent may tell the exec's end, and send its output, only after the container's own end.
-    guest.exit(0)
+    guest.exit(0, execs_first=False)
     await engine.containers.wait(container.id, "not-running")
     guest.print(b"last words", exec_id=exec_id)
     guest.exit(9, exec_id=exec_id)

@@ -54,10 +54,15 @@ class Guest:
     def print(self, data: bytes, *, exec_id: str = "", stream: str = "io") -> None:
         self.model.output(self.process(exec_id)["stdio"][stream], data)
 
-    def exit(self, code: int = 0, *, exec_id: str = "", signal: int | None = None) -> None:
-        """Streams end, then the event, as the agent does it; an init takes the container with it."""
+    def exit(self, code: int = 0, *, exec_id: str = "", signal: int | None = None, execs_first: bool = True) -> None:
+        """Streams end, then the event, as the agent does it; an init takes the container with it, and its execs, which
+        are mostly told of first."""
         [(container_id, container)] = self.containers.items()
         process = self.process(exec_id)
+        if not exec_id and execs_first:
+            for other in container["processes"]:
+                if other["process"] and other["status"] == "running":
+                    self.exit(137, exec_id=other["process"], signal=9)
         process.update(status="exited", exit_code=code, signal=signal, exited_ns=time.time_ns())
         if not exec_id:
             container["status"] = "stopped"

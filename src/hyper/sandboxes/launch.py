@@ -17,7 +17,6 @@ from hyper.guest.agent import Agent
 from hyper.hypervisors.base import Hypervisor, MachineSpec, Vmm
 from hyper.system import blocking
 
-
 _FIRST_STREAM_OF_CLONES = 1 << 10
 """Above what a template's rehearsal uses."""
 

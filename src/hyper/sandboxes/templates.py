@@ -1,7 +1,7 @@
 """Has the template that sandboxes start from: loads it, or boots and saves one; again when what it depends on changes.
 
 Nobody waits for it: until there is one, sandboxes are booted. What goes wrong is told by :attr:`Templates.state` and
-tried again later. Neighbours: ``template.py``, ``template_store.py``, ``maker.py``; used by ``source.py`` and ``pool.py``.
+tried again later. Neighbours: ``template.py``, ``template_store.py``, ``maker.py``; ``source.py``, ``pool.py``.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Everything that may take longer than about 5 ms (hashing, big files, fsync) goes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -22,3 +23,18 @@ async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     it must."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_pool, lambda: function(*args, **kwargs))
+
+
+async def run_or_undo(undo: Callable[[T], object], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The same for what makes something that must not be lost, or uses what its caller frees afterwards: a cancelled
+    caller waits for the thread's end, and what it made is given to ``undo``."""
+    running = asyncio.ensure_future(run(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait((running,))
+        if not running.cancelled() and running.exception() is None:
+            undo(running.result())
+        raise

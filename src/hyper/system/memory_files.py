@@ -22,14 +22,21 @@ Extent = tuple[int, int]
 
 
 def create(name: str, size_bytes: int) -> int:
-    """An empty memory file of that size, as a descriptor."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, size_bytes)
+    """An empty memory file of that size, as a descriptor. ResourceExhausted when the host has no room for one."""
+    try:
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise ResourceExhausted(f"no memory file can be made: {error.strerror}") from error
+    try:
+        os.ftruncate(fd, size_bytes)
+    except OSError as error:
+        os.close(fd)
+        raise ResourceExhausted(f"no memory file of {size_bytes >> 20} MiB can be made: {error.strerror}") from error
     return fd
 
 
 def seal(fd: int) -> None:
-    """Nobody can write to it from now on, nor change its size. BlockingIOError (EBUSY) while somebody has it mapped for
+    """Nobody can write to it from now on, nor change its size. OSError with EBUSY while somebody has it mapped for
     writing."""
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
 

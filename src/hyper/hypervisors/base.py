@@ -223,7 +223,8 @@ class Hypervisor(Protocol):
         ...
 
     async def launch(self, spec: MachineSpec) -> Vmm:
-        """Start a VMM and return when it runs guest code. Leaves nothing behind when it fails or is cancelled."""
+        """Start a VMM and return when it runs guest code. DataLoss when it is to go on from a saved state and cannot.
+        Leaves nothing behind when it fails or is cancelled."""
         ...
 
     def template_key(self, spec: MachineSpec, info: HypervisorInfo) -> str:

@@ -1,4 +1,4 @@
-"""A hypervisor without VMs, for tests of what stands on hypervisors: real sockets and files, a scripted guest.
+"""A hypervisor without VMs, for tests of what stands on hypervisors: real sockets, files and memory, a scripted guest.
 
 It passes the same contract suite as QEMU (tests/contract), which is what makes it a verified fake. Its "VMMs" live in a
 :class:`FakeHost`, apart from the driver, so that another driver can adopt them as after a restart of the daemon.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import mmap
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hyper.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from hyper.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from hyper.hypervisors.base import (
     Accelerator,
     DiskAddress,
@@ -33,7 +34,7 @@ _BOOT_ID = "fake"
 
 
 @dataclass
-class _Machine:
+class FakeMachine:
     """A fake VMM: what would be a process."""
 
     spec: MachineSpec
@@ -45,6 +46,8 @@ class _Machine:
     last_slot: int = -1
     exit: VmmExit | None = None
     talks: set[asyncio.Task[None]] = field(default_factory=set)
+    memory: mmap.mmap | None = None
+    """Of a machine with a memory file; the test writes to it in the guest's place."""
     bounds: tuple[int, int] | None = None
     deferred: bool = False
 
@@ -63,6 +66,8 @@ class _Machine:
         for _, fd in self.disks.values():
             os.close(fd)
         self.disks.clear()
+        if self.memory is not None:
+            self.memory.close()
         self.socket.unlink(missing_ok=True)
         self.ended.set()
 
@@ -73,9 +78,9 @@ class FakeHost:
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
         self._pids = itertools.count(1_000_000_000)  # above any real pid
-        self.machines: dict[int, _Machine] = {}
+        self.machines: dict[int, FakeMachine] = {}
 
-    async def start(self, spec: MachineSpec) -> _Machine:
+    async def start(self, spec: MachineSpec) -> FakeMachine:
         talks: set[asyncio.Task[None]] = set()
         one_at_a_time = asyncio.Lock()  # as QEMU: the next connection waits
 
@@ -92,9 +97,10 @@ class FakeHost:
                 talks.discard(task)
                 writer.close()
 
+        memory = _mapped(spec)
         server = await asyncio.start_unix_server(talk, sock=listen(spec.runtime_dir / "agent.sock"))
         pid = next(self._pids)
-        machine = _Machine(spec, VmmIdentity(pid, pid, _BOOT_ID), server, talks=talks)
+        machine = FakeMachine(spec, VmmIdentity(pid, pid, _BOOT_ID), server, talks=talks, memory=memory)
         self.machines[pid] = machine
         return machine
 
@@ -109,10 +115,17 @@ class FakeHost:
             await machine.end(VmmExit(False, "the fake host was closed"))
 
 
+def _mapped(spec: MachineSpec) -> mmap.mmap | None:
+    if spec.memory_file is None:
+        return None
+    flags = mmap.MAP_SHARED if spec.memory_file.shared else mmap.MAP_PRIVATE
+    return mmap.mmap(spec.memory_file.fd, spec.memory_bytes, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
 class FakeVmm:
     """See :class:`hyper.hypervisors.base.Vmm`."""
 
-    def __init__(self, machine: _Machine) -> None:
+    def __init__(self, machine: FakeMachine) -> None:
         self.identity = machine.identity
         self.agent_socket = machine.socket
         self._machine = machine
@@ -185,12 +198,13 @@ class FakeHypervisor:
         return HypervisorInfo("fake", "1", Path("/nonexistent"), Accelerator.NONE, "a test's")
 
     def template_key(self, spec: MachineSpec, info: HypervisorInfo) -> str:
-        return f"{info.version} {spec.memory_bytes} {spec.max_memory_bytes} {spec.cpus} {len(spec.nics)}"
+        sizes = (spec.memory_bytes, spec.max_memory_bytes, spec.cpus, spec.max_cpus, len(spec.nics))
+        return " ".join([info.version, *map(str, sizes), spec.image.command_line])
 
     async def launch(self, spec: MachineSpec) -> FakeVmm:
         try:
             if spec.restore is not None and os.read(spec.restore.fd, 100) != b"the fake's state":
-                raise Unavailable("this is no state of the fake's")
+                raise DataLoss("this is no state of the fake's")
             for path in (spec.image.kernel, spec.image.initrd):
                 if not os.access(path, os.R_OK):
                     raise FailedPrecondition(f"{path} cannot be opened")
@@ -224,5 +238,5 @@ class FakeHypervisor:
     async def close(self) -> None:
         """The fake has nothing beside its machines."""
 
-    def _living(self) -> Iterable[_Machine]:
+    def _living(self) -> Iterable[FakeMachine]:
         return [machine for machine in self._host.machines.values() if machine.exit is None]

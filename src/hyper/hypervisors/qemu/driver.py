@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
-from hyper.errors import FailedPrecondition, NotFound, Unavailable
+from hyper.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 from hyper.hypervisors.base import (
     Accelerator,
     DiskAddress,
@@ -25,6 +25,7 @@ from hyper.hypervisors.base import (
     HypervisorInfo,
     KernelImage,
     MachineSpec,
+    SavedState,
     VmmIdentity,
 )
 from hyper.hypervisors.qemu import command_line, disks, probe, snapshots
@@ -38,12 +39,13 @@ from hyper.system import blocking, processes
 from hyper.system.cgroups import Cgroup, Cgroups
 from hyper.system.identities import Identities
 from hyper.system.memfd import BoundedLog
-from hyper.system.processes import Process
+from hyper.system.processes import ExitStatus, Process
 from hyper.system.unix_sockets import listen
 
 T = TypeVar("T")
 
 _LOG_BYTES = 128 << 10
+_ENDING_S = 1.0
 
 
 class QemuHypervisor:
@@ -215,7 +217,7 @@ class QemuHypervisor:
             self._confine(process, belongings.cgroup)
             qmp = await self._negotiate(process, spec, logs)
             if spec.restore is not None:
-                await self._explained(snapshots.load(qmp, spec.restore.fd), process, logs)
+                await self._load(qmp, spec.restore, process, logs)
         except BaseException:
             if qmp is not None:
                 await asyncio.shield(qmp.close())
@@ -252,18 +254,36 @@ class QemuHypervisor:
         connecting = Qmp.connect(spec.runtime_dir / QMP_SOCKET, self._settings.qmp_timeout_s)
         return await self._explained(connecting, process, logs)
 
+    async def _load(self, qmp: Qmp, state: SavedState, process: Process, logs: Logs) -> None:
+        try:
+            await snapshots.load(qmp, state.fd)
+        except Unavailable as error:
+            status = await _end_of(process)
+            if status is None or status.signal is not None:
+                raise
+            # It looked at the state and gave up.
+            words = logs.last_words()
+            raise DataLoss(f"QEMU did not take the saved machine: {words or f'it {status}'}") from error
+
     async def _explained(self, step: Awaitable[T], process: Process, logs: Logs) -> T:
         """``step``'s result; when it fails because QEMU has ended, why that was."""
         try:
             return await step
         except Unavailable as error:
-            try:
-                async with asyncio.timeout(1):
-                    status = await process.wait()
-            except TimeoutError:
-                raise error from None
+            status = await _end_of(process)
+            if status is None:
+                raise
             words = logs.last_words()
             raise Unavailable(f"QEMU did not start: {status}{': ' + words if words else ''}") from error
+
+
+async def _end_of(process: Process) -> ExitStatus | None:
+    """How it ended, if it is ending; None when it lives on."""
+    try:
+        async with asyncio.timeout(_ENDING_S):
+            return await process.wait()
+    except TimeoutError:
+        return None
 
 
 def _readable(path: Path) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hyper.errors import Internal, Unavailable
+from hyper.errors import DataLoss, Internal, Unavailable
 from hyper.hypervisors.qemu.qmp import Qmp
 
 _STATE = "state"
@@ -32,17 +32,18 @@ async def save(qmp: Qmp, state_fd: int) -> None:
 
 
 async def load(qmp: Qmp, state_fd: int) -> None:
-    """Take the state into a QEMU that waits for one, and run. Unavailable when QEMU does not take it."""
+    """Take the state into a QEMU that waits for one, and run. DataLoss when QEMU does not take it (it may also end),
+    Unavailable when it does not answer."""
     await qmp.execute("migrate-set-capabilities", _CAPABILITIES)
     await qmp.get_fd(state_fd, _STATE)
     await qmp.execute("migrate-incoming", {"uri": f"fd:{_STATE}"})
     status = await _outcome(qmp, "query-status", {"inmigrate"}, _LOAD_S)
     if status.get("status") not in ("paused", "postmigrate", "prelaunch"):
-        raise Unavailable(f"QEMU did not take the saved machine: it is {status.get('status')}")
+        raise DataLoss(f"QEMU did not take the saved machine: it is {status.get('status')}")
     try:
         await qmp.execute("cont")
     except Internal as error:
-        raise Unavailable(f"QEMU did not take the saved machine: {error.message}") from error
+        raise DataLoss(f"QEMU did not take the saved machine: {error.message}") from error
 
 
 async def _outcome(qmp: Qmp, query: str, going_on: set[str], limit_s: float) -> dict[str, object]:

@@ -10,6 +10,7 @@ Neighbours: ``starter.py`` (the real thing, step for step), :mod:`hyper.sandboxe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import secrets
@@ -21,7 +22,7 @@ import msgspec
 from hyper.engine.model import Container, ContainerConfig
 from hyper.engine.runtime import runtime_spec
 from hyper.engine.starter import injected_files
-from hyper.errors import Unavailable
+from hyper.errors import ResourceExhausted, Unavailable
 from hyper.guest.messages import Configuration, Disk, Event, Interface, ProcessExited, Rootfs, Route, Stdio
 from hyper.images.erofs.writer import ErofsWriter
 from hyper.images.tree import Directory, Inode
@@ -30,8 +31,8 @@ from hyper.sandboxes.source import Sandbox
 from hyper.system import blocking
 
 _PROGRAM = "hyper-agent"
+_PREFIX = "rehearsal-"
 _LIMIT_S = 30.0
-_DRAIN_S = 5.0
 # Addresses that are nobody's (RFC 5737); the card's tap leads nowhere yet.
 _CARD = Interface(
     mac="02:00:00:00:00:02", name="eth0", addresses=["192.0.2.2/24"], routes=[Route(to="default", via="192.0.2.1")]
@@ -116,27 +117,42 @@ def _container() -> Container:
 
 
 def rehearsal_image(agent: Path, folder: Path) -> Path:
-    """An EROFS with nothing but the agent's program, made once per program; blocking."""
+    """An EROFS with nothing but the agent's program, made once per program; blocking. ResourceExhausted when there is
+    no room for it."""
     content = agent.read_bytes()
     digest = hashlib.sha256(content).digest()
-    path = folder / f"rehearsal-{digest.hex()[:16]}.erofs"
+    path = folder / f"{_PREFIX}{digest.hex()[:16]}.erofs"
     if path.exists():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".new-{secrets.token_hex(8)}"
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    temporary = folder / f"{_PREFIX}{secrets.token_hex(8)}.new"
     try:
-        writer = ErofsWriter(descriptor, folder)
-        root = Directory(b"", 0)
-        program = Inode(stat.S_IFREG | 0o755, 0, 0, 0, 0, 0)
-        program.size = len(content)
-        writer.data.store(program, [content])
-        root.entries[_PROGRAM.encode()] = program
-        for name in ("dev", "etc", "proc", "sys"):
-            root.entries[name.encode()] = Directory(name.encode(), 0)
-        writer.finish(root, digest[:16])
-        temporary.rename(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _write_image(temporary, content, digest[:16], folder)
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        for other in folder.glob(f"{_PREFIX}*"):
+            if other != path:  # another program's, or cut short
+                other.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResourceExhausted(f"the rehearsal's image cannot be made in {folder}: {error.strerror}") from error
+    return path
+
+
+def _write_image(path: Path, program: bytes, uuid: bytes, scratch: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        writer = ErofsWriter(descriptor, scratch)
+        with contextlib.closing(writer.data):
+            root = Directory(b"", 0)
+            inode = Inode(stat.S_IFREG | 0o755, 0, 0, 0, 0, 0)
+            inode.size = len(program)
+            writer.data.store(inode, [program])
+            root.entries[_PROGRAM.encode()] = inode
+            for name in ("dev", "etc", "proc", "sys"):
+                root.entries[name.encode()] = Directory(name.encode(), 0)
+            writer.finish(root, uuid)
+        os.fsync(descriptor)  # nobody looks at it again before it is used
     finally:
         os.close(descriptor)
-        temporary.unlink(missing_ok=True)
-    return path

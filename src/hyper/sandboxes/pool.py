@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from hyper.errors import HyperError
 from hyper.sandboxes.supervisor import Sandbox
-from hyper.system import memory
 
 _log = logging.getLogger(__name__)
 _CLONE_BYTES = 40 << 20
@@ -57,8 +56,8 @@ class Pool:
         settings: PoolSettings,
         make: Make,
         *,
-        available_bytes: Callable[[], int] = memory.available_bytes,
-        total_bytes: Callable[[], int] = memory.total_bytes,
+        available_bytes: Callable[[], int],
+        total_bytes: Callable[[], int],
     ) -> None:
         self._wanted = {False: settings.size, True: settings.shared_size}
         self._ready: dict[bool, deque[Sandbox]] = {False: deque(), True: deque()}
@@ -66,6 +65,8 @@ class Pool:
         self._available_bytes = available_bytes
         self._total_bytes = total_bytes
         self._short_of_memory = False
+        self._no_room = False
+        self._closed = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -94,11 +95,13 @@ class Pool:
         words = f"{self.ready} of {self.wanted} ready"
         if self._short_of_memory:
             return f"{words}; given up while the host is short of memory"
+        if self._no_room:
+            return f"{words}; the host has not enough free memory for more"
         return f"{words}; {self.problem}" if self.problem else words
 
     def open(self) -> None:
-        """Begin to fill."""
-        if self.enabled and not self._tasks:
+        """Begin to fill; idempotent."""
+        if self.enabled and not self._tasks and not self._closed:
             self._tasks = [
                 asyncio.create_task(self._fill(), name="pool"),
                 asyncio.create_task(self._look_after(), name="pool health"),
@@ -106,6 +109,7 @@ class Pool:
 
     async def close(self) -> None:
         """End all that nobody has taken."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -153,9 +157,9 @@ class Pool:
                     pass
                 try:
                     sandbox = await self._make(shared)
-                except HyperError as error:
-                    self.problem = error.message
-                    _log.warning("the pool could not be filled: %s", error.message)
+                except Exception as error:  # whatever it was, a daemon without a pool is not what was asked for
+                    self.problem = error.message if isinstance(error, HyperError) else repr(error)
+                    _log.warning("the pool could not be filled: %s", self.problem)
                     await asyncio.sleep(_RETRY_S)
                     continue
                 if sandbox is None:
@@ -167,11 +171,13 @@ class Pool:
 
     def _missing(self) -> bool | None:
         """Which kind is missing; None when there is enough, or no memory for more."""
+        self._no_room = False
         if self._short_of_memory:
             return None
         for shared, wanted in self._wanted.items():
             if len(self._ready[shared]) < wanted:
                 if self._available_bytes() < self._total_bytes() * _PLENTY_SHARE:
+                    self._no_room = True
                     return None
                 return shared
         return None

@@ -15,12 +15,12 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hyper.errors import DeadlineExceeded, FailedPrecondition, HyperError, NotFound, ResourceExhausted, Unavailable
+from hyper.errors import DeadlineExceeded, FailedPrecondition, HyperError, InvalidArgument, NotFound, Unavailable
 from hyper.guest.agent import Agent
 from hyper.guest.messages import Configuration, Interface, Route
 from hyper.hypervisors.base import Accelerator, Hypervisor, HypervisorInfo, KernelImage, MachineSpec, MemoryFile
@@ -44,7 +44,7 @@ from hyper.sandboxes.supervisor import Sandbox
 from hyper.sandboxes.template import Template
 from hyper.sandboxes.template_store import TemplateStore
 from hyper.sandboxes.templates import Templates
-from hyper.system import blocking
+from hyper.system import blocking, memory
 from hyper.system.identities import Identities, UidRange
 
 __all__ = [
@@ -64,8 +64,10 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _ADOPT_S = 10.0
-_POOLED_S = 5.0
-"""How long a sandbox of the pool, which answered before, may take to be configured."""
+_CLONE_S = 10.0
+"""How long it may take to tell clones who they are and to make them big enough, before a slower way is taken."""
+_POOL_TRIES = 2
+"""One may have died unnoticed; two are no accident."""
 _WORTH_TELLING_MS = 1.0
 ENTROPY_BYTES = 64
 
@@ -129,7 +131,12 @@ class SandboxSource:
             store = TemplateStore(settings.template_folder)
             self._templates = Templates(self._hypervisor, self._maker, store, self._ready_template)
             self._templates.on_ready = lambda: self._pool.refill()
-        self._pool = Pool(settings.pool if self._templates else PoolSettings(0), self._pooled)
+        self._pool = Pool(
+            settings.pool if self._templates else PoolSettings(0),
+            self._pooled,
+            available_bytes=memory.available_bytes,
+            total_bytes=memory.total_bytes,
+        )
         self._boot_image: BootImage | None = None
         self._info: HypervisorInfo | None = None
         self._problem: HyperError | None = None
@@ -145,7 +152,6 @@ class SandboxSource:
             self._problem = error
             _log.warning("no container can start yet: %s", error.message)
             return
-        self._pool.open()
         await self._template()
         self._pool.refill()
 
@@ -175,38 +181,45 @@ class SandboxSource:
         Unavailable when the VM did not come up."""
         await self._prepare()
         size = self._size(request.memory_bytes, request.cpus)
+        cards = request.configure.interfaces
+        if cards and not self._maker.has_cards:
+            raise FailedPrecondition("this daemon has no network to put a sandbox's card into")
         for way in (self._from_pool, self._from_template):
             try:
                 sandbox = await way(request)
-            except (Unavailable, ResourceExhausted, DeadlineExceeded) as error:
-                _log.warning("a slower way to a sandbox is taken: %s", error.message)
+            except InvalidArgument:
+                raise  # the request's fault, whichever way
+            except (HyperError, OSError) as error:
+                _log.warning("a slower way to a sandbox is taken: %s", error)
                 continue
             if sandbox is not None:
                 return sandbox
-        cards = request.configure.interfaces
         shape = Shape(await self._image(), size, card=bool(cards), mac=cards[0].mac if cards else FIRST_MAC)
-        if shape.card and not self._maker.has_cards:
-            raise FailedPrecondition("this daemon has no network to put a sandbox's card into")
         return await self._give(await self._maker.make(shape, "cold"), request)
 
     # -- the ways to a sandbox
 
     async def _from_pool(self, request: SandboxRequest) -> Sandbox | None:
-        while (sandbox := self._pool.take(shared=request.shared_memory)) is not None:
-            sandbox.timings = {}
-            sandbox.vmm.defer(False)
-            try:
-                async with asyncio.timeout(_POOLED_S):
+        async with _within(_CLONE_S, "no sandbox of the pool could be configured"):
+            for _ in range(_POOL_TRIES):
+                sandbox = self._pool.take(shared=request.shared_memory)
+                if sandbox is None:
+                    break
+                sandbox.timings = {}
+                sandbox.vmm.defer(False)
+                try:
                     return await self._give(sandbox, request)
-            except (Unavailable, TimeoutError) as error:
-                _log.warning("a sandbox of the pool could not be used: %s", error or "it does not answer")
+                except Unavailable as error:
+                    _log.warning("a sandbox of the pool could not be used: %s", error.message)
         return None
 
     async def _from_template(self, request: SandboxRequest) -> Sandbox | None:
-        template = await self._template()
-        if template is None:
+        if self._templates is None or (template := await self._template()) is None:
             return None
-        return await self._give(await self._clone(template, "template", shared=request.shared_memory), request)
+        async with self._templates.trial(template):
+            sandbox = await self._clone(template, "template", shared=request.shared_memory)
+            async with _within(_CLONE_S, "a clone of the template could not be configured"):
+                return await self._give(sandbox, request)
 
     async def _give(self, sandbox: Sandbox, request: SandboxRequest) -> Sandbox:
         """Tell it who it is, make it big enough, hand it out; it is ended when that fails."""
@@ -227,26 +240,21 @@ class SandboxSource:
 
     async def _pooled(self, shared: bool) -> Sandbox | None:
         """A clone for the pool, rehearsed."""
-        template = await self._template()
-        if template is None:
+        if self._templates is None or (template := await self._template()) is None:
             return None
-        sandbox = await self._clone(template, "pool", shared=shared)
-        try:
-            sandbox.vmm.defer(True)
-            await self._rehearsed(sandbox)
-        except BaseException:
-            await asyncio.shield(sandbox.destroy(graceful=False))
-            raise
+        async with self._templates.trial(template):
+            sandbox = await self._clone(template, "pool", shared=shared)
+            try:
+                sandbox.vmm.defer(True)
+                await self._rehearsed(sandbox)
+            except BaseException:
+                await asyncio.shield(sandbox.destroy(graceful=False))
+                raise
         return sandbox
 
     async def _clone(self, template: Template, rung: Rung, *, shared: bool) -> Sandbox:
-        try:
-            with template.origin(own_copy=shared) as (memory, state):
-                return await self._maker.make(template.shape, rung, memory, state)
-        except Unavailable as error:
-            if self._templates is not None:
-                await self._templates.refuse(template, error.message)
-            raise
+        async with template.origin(own_copy=shared) as (memory, state):
+            return await self._maker.make(template.shape, rung, memory, state)
 
     async def _template(self) -> Template | None:
         if self._templates is None:
@@ -347,18 +355,29 @@ class SandboxSource:
         )
 
     async def _prepare(self) -> tuple[BootImage, HypervisorInfo]:
-        """Kernel, initramfs and probe, once; tried again as long as something is missing."""
+        """Kernel, initramfs and probe, once; tried again as long as something is missing. The pool fills from then
+        on."""
         async with self._preparing:
             if self._boot_image is None:
                 self._boot_image = await blocking.run(BootImage.prepare, self._settings.guest)
             if self._info is None:
                 self._info = await self._hypervisor.probe()
             self._problem = None
+            self._pool.open()
             return self._boot_image, self._info
 
     def _probe_image(self) -> KernelImage:
         assert self._boot_image is not None  # _prepare makes it before it probes
         return self._boot_image.image(emulated=False)
+
+
+@asynccontextmanager
+async def _within(limit_s: float, problem: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"{problem} within {limit_s:g} s") from error
 
 
 def _configuration(config: SandboxConfig) -> Configuration:

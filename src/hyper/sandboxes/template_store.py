@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -48,11 +49,12 @@ class TemplateStore:
         folder = self._folder / key
         try:
             text = (folder / "manifest.json").read_bytes()
-        except FileNotFoundError as error:
-            raise NotFound(f"there is no template {key[:12]}") from error
-        try:
             return self._load(folder, msgspec.json.decode(text, type=Manifest), key, shape)
-        except msgspec.MsgspecError as error:
+        except FileNotFoundError as error:
+            if not os.path.lexists(folder):
+                raise NotFound(f"there is no template {key[:12]}") from error
+            raise DataLoss(f"template {key[:12]} is refused: {error.filename} is missing") from error
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise DataLoss(f"template {key[:12]} is refused: its manifest is damaged ({error})") from error
         except OSError as error:
             raise DataLoss(f"template {key[:12]} is refused: {error}") from error
@@ -61,14 +63,18 @@ class TemplateStore:
         problem = ""
         if manifest.version != _VERSION or manifest.key != key or manifest.memory_bytes != shape.size.memory_bytes:
             problem = "it is another machine's"
-        elif _writable_by_others(folder):
-            problem = f"others than root can write to {folder}"
+        elif unsafe := _unsafe(folder):
+            problem = unsafe
         elif not 0 < manifest.state_bytes <= _MAX_STATE_BYTES or not _within(manifest.parts, manifest.memory_bytes):
             problem = "its manifest cannot be right"
         if problem:
             raise DataLoss(f"template {key[:12]} is refused: {problem}")
         memory = memory_files.create(MEMORY, manifest.memory_bytes)
-        state = memory_files.create(STATE, manifest.state_bytes)
+        try:
+            state = memory_files.create(STATE, manifest.state_bytes)
+        except BaseException:
+            os.close(memory)
+            raise
         try:
             position = 0
             with (folder / "memory").open("rb") as file:
@@ -114,23 +120,33 @@ class TemplateStore:
                 agent_version=template.agent_version,
             )
             # No fsync: what a crash of the host leaves damaged is refused by its digest and made anew.
-            (temporary / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+            with _new_file(temporary / "manifest.json") as file:
+                file.write(msgspec.json.encode(manifest))
             self.discard(template.key)
             temporary.rename(self._folder / template.key)
-        except OSError as error:
-            raise ResourceExhausted(f"the template cannot be kept in {self._folder}: {error.strerror}") from error
+        except (OSError, ResourceExhausted) as error:
+            reason = error.strerror if isinstance(error, OSError) else error.message
+            raise ResourceExhausted(f"the template cannot be kept in {self._folder}: {reason}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._keep_only(template.key)
 
     def discard(self, key: str) -> None:
         """Remove it, if it is there."""
-        shutil.rmtree(self._folder / key, ignore_errors=True)
+        _remove(self._folder / key)
 
     def _keep_only(self, key: str) -> None:
         for entry in self._folder.iterdir():
             if entry.name != key:
-                shutil.rmtree(entry, ignore_errors=True)
+                _remove(entry)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.unlink(missing_ok=True)  # whatever else it was
+    except OSError:
+        pass  # who needs its place says so
 
 
 def _fill(source: int, position: int, target: int, offset: int, length: int) -> None:
@@ -144,16 +160,23 @@ def _fill(source: int, position: int, target: int, offset: int, length: int) -> 
 
 
 def _write(path: Path, source: int, parts: list[Extent]) -> None:
-    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    with _new_file(path) as file:
         memory_files.copy(source, file.fileno(), parts, target_offset=0)
 
 
-def _writable_by_others(folder: Path) -> bool:
-    for path in (folder, *folder.iterdir()):
+def _new_file(path: Path) -> BinaryIO:
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def _unsafe(folder: Path) -> str:
+    """Why nothing in this folder is believed; empty when it may be."""
+    for path in (folder.parent, folder, *folder.iterdir()):
         status = path.lstat()
         if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return True
-    return False
+            return f"others than root can write to {path}"
+        if not (stat.S_ISREG(status.st_mode) or path in (folder.parent, folder)):
+            return f"{path} is no file"
+    return ""
 
 
 def _within(parts: tuple[Extent, ...], size: int) -> bool:

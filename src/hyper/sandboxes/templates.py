@@ -12,10 +12,11 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
-from hyper.errors import DataLoss, HyperError, NotFound, Unsupported
+from hyper.errors import DataLoss, DeadlineExceeded, HyperError, NotFound, Unavailable, Unsupported
 from hyper.hypervisors.base import Hypervisor, HypervisorInfo, MemoryFile, Savable
 from hyper.sandboxes.maker import SandboxMaker, Shape
 from hyper.sandboxes.supervisor import Sandbox
@@ -28,6 +29,8 @@ Prepare = Callable[[Sandbox], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 60.0
+_FAILURES = 3
+"""So many clones in a row that do not come up are the template's fault, fewer may be the host's."""
 _SEAL_TRIES = 100
 _SEAL_PAUSE_S = 0.01
 
@@ -42,6 +45,8 @@ class Templates:
         self._prepare = prepare
         self._template: Template | None = None
         self._building: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._failures = 0
         self._digests: dict[tuple[str, int, int], str] = {}
         self._failed_at = -_RETRY_S
         self.state = "none yet"
@@ -49,12 +54,16 @@ class Templates:
 
     async def current(self, shape: Shape, info: HypervisorInfo) -> Template | None:
         """The template of this shape, if there is one now; else one is begun to be made behind this."""
-        key = await self._key(shape, info)
+        try:
+            key = await self._key(shape, info)
+        except OSError as error:
+            self.state = f"none: what it depends on cannot be read ({error})"
+            return None
         template = self._template
         if template is not None and template.key == key:
-            if template.is_fat:
-                await self._renew(template)
-            return self._template
+            if template.is_fat and self._renewing is None:
+                self._renewing = asyncio.create_task(self._renew(template), name="slim template")
+            return template
         if self._building is None and time.monotonic() - self._failed_at >= _RETRY_S:
             if template is not None:
                 _log.info("the template is of another kernel, agent, QEMU or machine: it is made anew")
@@ -64,16 +73,30 @@ class Templates:
         return None
 
     async def close(self) -> None:
-        if self._building is not None:
-            self._building.cancel()
-            await asyncio.gather(self._building, return_exceptions=True)
+        tasks = [task for task in (self._building, self._renewing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._drop()
 
-    async def refuse(self, template: Template, reason: str) -> None:
-        """No clone of it works: make another, after a while."""
-        if self._template is template:
-            _log.warning("the template does not work and is made anew: %s", reason)
-            self.state = f"none: the last one did not work ({reason})"
+    @asynccontextmanager
+    async def trial(self, template: Template) -> AsyncIterator[None]:
+        """Around a clone's coming up. When its state is refused, or some in a row do not come up, another template is
+        made, after a while."""
+        try:
+            yield
+        except (DataLoss, Unavailable, DeadlineExceeded) as error:
+            await self._failed(template, error)
+            raise
+        self._failures = 0
+
+    async def _failed(self, template: Template, error: HyperError) -> None:
+        if self._template is not template:
+            return
+        self._failures += 1
+        if self._failures >= _FAILURES or isinstance(error, DataLoss):
+            _log.warning("the template does not work and is made anew: %s", error.message)
+            self.state = f"none: the last one did not work ({error.message})"
             self._failed_at = time.monotonic()
             self._drop()
             await blocking.run(self._store.discard, template.key)
@@ -85,10 +108,12 @@ class Templates:
 
     async def _renew(self, template: Template) -> None:
         try:
-            renewed = await blocking.run(template.renewed)
+            renewed = await template.renewed()
         except (HyperError, OSError) as error:
             _log.warning("the template's memory cannot be slimmed: %s", error)
             return
+        finally:
+            self._renewing = None
         if self._template is template:
             self._template = renewed
             template.close()
@@ -102,13 +127,10 @@ class Templates:
             reason = error.message if isinstance(error, HyperError) else repr(error)
             self.state = f"none: {reason}"
             _log.warning("no template, so sandboxes are booted: %s", reason)
-        elif self._template is not None:
-            self.on_ready()
 
     async def _obtain(self, key: str, shape: Shape) -> None:
         try:
-            template = await blocking.run(self._store.load, key, shape)
-            how = "loaded"
+            template = await blocking.run_or_undo(Template.close, self._store.load, key, shape)
         except (NotFound, DataLoss) as error:
             if isinstance(error, DataLoss):
                 _log.warning("%s; it is made anew", error.message)
@@ -116,20 +138,36 @@ class Templates:
             self.state = "being made"
             began = time.monotonic()
             template = await self._build(key, shape)
-            how = f"made in {time.monotonic() - began:.1f} s"
-            try:
-                await blocking.run(self._store.save, template)
-            except HyperError as failed:
-                how += ", not kept on disk"
-                _log.warning("the next start has to make the template again: %s", failed.message)
+            self._have(template, f"made in {time.monotonic() - began:.1f} s")
+            await self._keep(template)
+        else:
+            self._have(template, "loaded")
+
+    def _have(self, template: Template, how: str) -> None:
         self._template = template
-        self.state = f"{key[:12]}, {template.used_bytes >> 20} MiB, {how}"
-        _log.info("there is a template", extra={"template": key[:12], "how": how})
+        self._failures = 0
+        self.state = f"{template.key[:12]}, {template.used_bytes >> 20} MiB, {how}"
+        _log.info("there is a template", extra={"template": template.key[:12], "how": how})
+        self.on_ready()
+
+    async def _keep(self, template: Template) -> None:
+        try:
+            with template.held() as held:
+                await blocking.run_or_undo(lambda _: None, self._store.save, held)
+        except HyperError as error:
+            if self._template is template:
+                self.state += f", not kept on disk ({error.message})"
+            _log.warning("the next start has to make the template again: %s", error.message)
+        else:
+            if self._template is not template:  # refused meanwhile
+                await blocking.run(self._store.discard, template.key)
 
     async def _build(self, key: str, shape: Shape) -> Template:
-        memory = memory_files.create(MEMORY, shape.size.memory_bytes)
-        state = memory_files.create(STATE, 0)
-        try:
+        with ExitStack() as undo:
+            memory = memory_files.create(MEMORY, shape.size.memory_bytes)
+            undo.callback(os.close, memory)
+            state = memory_files.create(STATE, 0)
+            undo.callback(os.close, state)
             sandbox = await self._maker.make(shape, "cold", MemoryFile(memory, shared=True))
             try:
                 sandbox.vmm.defer(True)
@@ -143,11 +181,8 @@ class Templates:
                 await sandbox.destroy(graceful=False)
             await _seal(memory)
             await _seal(state)
-            parts = await blocking.run(memory_files.extents, memory)
-        except BaseException:
-            os.close(memory)
-            os.close(state)
-            raise
+            parts = await blocking.run_or_undo(lambda _: None, memory_files.extents, memory)
+            undo.pop_all()
         return Template(key, shape, memory, state, tuple(parts), version)
 
     async def _key(self, shape: Shape, info: HypervisorInfo) -> str:

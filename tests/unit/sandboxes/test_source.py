@@ -4,162 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import cast
 
 import msgspec
 import pytest
+from tests.unit.sandboxes.world import MIB, World, full, ready, until
 
-from hyper.errors import Conflict, HyperError, InvalidArgument, NotFound, ResourceExhausted, Unavailable
-from hyper.guest.agent import Agent
-from hyper.guest.kernel import KernelSettings
-from hyper.guest.messages import Configuration, Interface
-from hyper.hypervisors.base import KernelImage, VmmExit
-from hyper.hypervisors.fake import FakeHost, FakeHypervisor
-from hyper.hypervisors.qemu.settings import QemuSettings
+from hyper.errors import (
+    Conflict,
+    DeadlineExceeded,
+    FailedPrecondition,
+    HyperError,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    Unsupported,
+)
 from hyper.sandboxes import supervisor
 from hyper.sandboxes.boot_image import BootImage, GuestSettings
-from hyper.sandboxes.source import Card, SandboxConfig, SandboxRecord, SandboxRequest, SandboxSettings, SandboxSource
-from hyper.system.identities import Identities
-
-MIB = 1 << 20
-
-
-class ScriptedAgent:
-    """An agent whose answers a test chooses; remembers what it was told."""
-
-    version = "9.9"
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.configured: Configuration | None = None
-        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.released = False
-
-    async def configure(self, configuration: Configuration) -> None:
-        await self.world.step("configure")
-        self.configured = configuration
-
-    async def shutdown(self) -> None:
-        await self.world.step("shutdown")
-        for machine in self.world.host.machines.values():
-            await machine.end(VmmExit(True, "powered off"))
-
-    async def closed(self) -> str:
-        return await asyncio.shield(self.lost)
-
-    async def release(self) -> None:
-        self.released = True
-        if not self.lost.done():
-            self.lost.set_result("released")
-
-
-@dataclass
-class World:
-    """A host with fake machines, and where a test makes things go wrong: an error per step, or "hang"."""
-
-    folder: Path
-    host: FakeHost
-    faults: dict[str, HyperError | str] = field(default_factory=dict)
-    reached: dict[str, asyncio.Event] = field(default_factory=dict)
-    agents: list[ScriptedAgent] = field(default_factory=list)
-    firsts: list[bool] = field(default_factory=list)
-    records: list[SandboxRecord] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    sources: list[SandboxSource] = field(default_factory=list)
-    taps: list[int] = field(default_factory=list)
-
-    async def step(self, name: str) -> None:
-        self.reached.setdefault(name, asyncio.Event()).set()
-        fault = self.faults.get(name)
-        if fault == "hang":
-            await asyncio.Event().wait()
-        if isinstance(fault, HyperError):
-            raise fault
-
-    async def connect(self, socket: Path, *, instance: str, first: bool, deadline_s: float) -> Agent:
-        assert len(instance) == 32
-        self.firsts.append(first)
-        await self.step("connect")
-        self.agents.append(ScriptedAgent(self))
-        return cast(Agent, self.agents[-1])
-
-    def source(self) -> SandboxSource:
-        """A daemon's; another call is the next daemon's."""
-        image = self.folder / "image"
-        image.touch()
-        settings = SandboxSettings(
-            runtime_dir=self.folder / "run",
-            guest=GuestSettings(KernelSettings(self.folder), image, self.folder),
-            qemu=QemuSettings("test", self.folder, self.folder),
-            uid_lock_file=self.folder / "uids",
-        )
-
-        def driver(
-            identities: Identities, image: Callable[[], KernelImage], alive: Callable[[Path], Awaitable[bool]]
-        ) -> FakeHypervisor:
-            return FakeHypervisor(self.host)
-
-        source = SandboxSource(settings, cards=self.card, connect=self.connect, hypervisor=driver)
-        source.on_record = self.records.append
-        source.on_gone = self.gone.append
-        self.sources.append(source)
-        return source
-
-    def request(self, *, memory_bytes: int | None = None, card: bool = False) -> SandboxRequest:
-        interfaces = (Interface(mac="02:00:00:00:00:09", name="eth0"),) if card else ()
-        return SandboxRequest("", memory_bytes, None, SandboxConfig("box", interfaces))
-
-    def card(self) -> Card:
-        """A spare card whose tap is any file."""
-        self.taps.append(os.open(os.devnull, os.O_RDWR))
-        return Card("tap0", self.taps[-1])
-
-    def disk(self, name: str) -> Path:
-        path = self.folder / name
-        path.write_bytes(bytes(4096))
-        return path
-
-    def directories(self) -> list[str]:
-        return [path.name for path in (self.folder / "run" / "vm").iterdir()]
-
-    def alive(self) -> list[str]:
-        return [machine.spec.sandbox_id for machine in self.host.machines.values() if machine.exit is None]
-
-
-@pytest.fixture
-def short_path() -> Iterator[Path]:
-    """A folder with a path short enough for unix sockets in it."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-async def world(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    @dataclass(frozen=True)
-    class Image:
-        def image(self, *, emulated: bool) -> KernelImage:
-            assert emulated
-            return KernelImage(short_path / "image", short_path / "image", "")
-
-        @property
-        def kernel(self) -> object:
-            raise AssertionError
-
-    monkeypatch.setattr(BootImage, "prepare", lambda settings: Image())
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-
-    host = FakeHost(silent)
-    world = World(short_path, host)
-    yield world
-    for source in world.sources:
-        await source.close()
-    await host.close()
+from hyper.sandboxes.source import SandboxRecord
 
 
 async def test_a_sandbox_comes_configured_and_recorded(world: World) -> None:
@@ -359,3 +222,101 @@ async def test_what_the_host_lacks_is_told_and_tried_again(world: World, monkeyp
         await source.acquire(world.request())
     monkeypatch.setattr(BootImage, "prepare", prepare)
     await source.acquire(world.request())
+
+
+# -- sizes
+
+
+async def test_a_clone_is_made_as_big_as_was_asked_for_before_it_is_handed_out(world: World) -> None:
+    source = world.source(templates=True, default_memory_bytes=64 * MIB)
+    await ready(source)
+    small = await source.acquire(world.request(memory_bytes=64 * MIB, cpus=0.5))
+    assert world.agent(small.id).resized == [] and small.record.grown_bytes == 0 and "resize" not in small.timings
+    large = await source.acquire(world.request(memory_bytes=1024 * MIB))
+    [(cpus, memory_bytes)] = world.agent(large.id).resized
+    assert cpus is None and memory_bytes is not None and memory_bytes > 1024 * MIB
+    assert large.record.memory_bytes + large.record.grown_bytes == memory_bytes
+    wide = await source.acquire(world.request(cpus=2.5))
+    assert world.agent(wide.id).resized == [(3, None)] and wide.record.cpus == 3
+    both = await source.acquire(world.request(memory_bytes=1024 * MIB, cpus=4))
+    assert world.agent(both.id).resized == [(4, memory_bytes)]
+    assert [sandbox.rung for sandbox in (small, large, wide, both)] == ["template"] * 4
+
+
+@pytest.mark.parametrize("pool", [0, 1])
+async def test_the_host_gives_a_vmm_what_was_asked_for_and_no_more(world: World, pool: int) -> None:
+    source = world.source(templates=True, pool=pool, default_memory_bytes=512 * MIB)
+    await ready(source)
+    for memory_bytes, cpus in ((16 * MIB, 1), (None, None), (2048 * MIB, 3)):
+        sandbox = await source.acquire(world.request(memory_bytes=memory_bytes, cpus=cpus))
+        size = source._size(memory_bytes, cpus)
+        assert world.machine(sandbox.id).bounds == (size.memory_bytes, size.cpus)
+        await until(lambda: full(source))
+
+
+async def test_a_machine_that_is_booted_has_its_size_from_the_start(world: World) -> None:
+    sandbox = await world.source().acquire(world.request(memory_bytes=1024 * MIB, cpus=2))
+    spec = world.machine(sandbox.id).spec
+    assert spec.memory_bytes > 1024 * MIB and spec.cpus == 2 and world.agents[0].resized == []
+
+
+@pytest.mark.parametrize(
+    "fault", [DeadlineExceeded("the sandbox has 1 processors after 10 s"), Unavailable("lost"), Unsupported("no")]
+)
+async def test_a_clone_that_does_not_grow_makes_way_for_a_boot(world: World, fault: HyperError) -> None:
+    source = world.source(templates=True, pool=1)
+    await ready(source)
+    world.faults["resize"] = fault
+    sandbox = await source.acquire(world.request(cpus=2))
+    assert sandbox.rung == "cold" and world.machine(sandbox.id).spec.cpus == 2
+    assert [record.sandbox_id for record in world.records] == [sandbox.id]
+
+
+async def test_impossible_sizes_are_refused_before_anything_is_taken(world: World) -> None:
+    source = world.source(templates=True, pool=1)
+    await ready(source)
+    launched = len(world.host.machines)
+    for memory_bytes, cpus, words in (
+        (4 * MIB, None, "Minimum memory limit allowed is 6MB"),
+        (None, 5, "from 0.01 to 4"),
+    ):
+        with pytest.raises(InvalidArgument, match=words):
+            await source.acquire(world.request(memory_bytes=memory_bytes, cpus=cpus))
+    assert len(world.host.machines) == launched and source.describe().pool == "1 of 1 ready"
+
+
+async def test_a_limit_beyond_the_hosts_memory_gets_what_there_is(world: World) -> None:
+    source = world.source(templates=True)
+    await ready(source)
+    sandbox = await source.acquire(world.request(memory_bytes=1 << 50))
+    [(_, memory_bytes)] = world.agent(sandbox.id).resized
+    assert memory_bytes is not None and 8 << 30 < memory_bytes < 16 << 30
+
+
+async def test_one_that_was_made_bigger_is_adopted_as_such(world: World) -> None:
+    first = world.source(templates=True, default_memory_bytes=64 * MIB)
+    await ready(first)
+    grown = await first.acquire(world.request(memory_bytes=1024 * MIB, cpus=2))
+    await first.close()
+
+    adopted = await world.source(templates=True).adopt(world.records[-1])
+    agent = world.agent(grown.id)
+    await adopted.resize(512 * MIB, 1)
+    await adopted.resize(1024 * MIB, 2)
+    assert agent.resized == [], "it is big enough, and never made smaller"
+    await adopted.resize(2048 * MIB, None)
+    [(cpus, memory_bytes)] = agent.resized
+    assert cpus is None and memory_bytes is not None
+    assert adopted.record.memory_bytes + adopted.record.grown_bytes == memory_bytes
+    assert world.records[-1] == adopted.record
+
+
+async def test_a_card_is_refused_before_anything_is_taken_where_there_are_none(world: World) -> None:
+    source = world.source(templates=True)
+    source._maker._cards = None
+    await ready(source)
+    launched = len(world.host.machines)
+    with pytest.raises(FailedPrecondition, match="no network"):
+        await source.acquire(world.request(card=True))
+    assert len(world.host.machines) == launched
+    assert (await source.acquire(world.request())).rung == "template"

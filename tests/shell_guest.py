@@ -67,7 +67,7 @@ def shell_image(folder: Path) -> KernelImage:
         archive = CpioWriter(out)
         archive.directory("bin")
         archive.file("bin/busybox", Path(busybox).read_bytes(), 0o755)
-        for name in ("sh", "mount", "insmod", "usleep", "grep", "basename", "dirname"):
+        for name in ("sh", "mount", "insmod", "usleep", "grep", "basename", "dirname", "cat"):
             archive.symlink(f"bin/{name}", "busybox")
         archive.close()
     return KernelImage(kernel.vmlinux, whole, kernel.command_line(emulated=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import secrets
 import signal
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.shell_guest import answers, shell_image
+from tests.shell_guest import Shell, answers, shell_image
 
 from hyper.hypervisors.base import Hypervisor, KernelImage, MachineSpec, Vmm
 from hyper.hypervisors.fake import FakeHost, FakeHypervisor
@@ -21,6 +22,8 @@ from hyper.system.cgroups import Cgroups
 from hyper.system.identities import Identities, UidRange
 
 MIB = 1 << 20
+_WORD = 7 * MIB
+"""Where the fake's guest keeps a word."""
 
 
 @dataclass
@@ -30,6 +33,9 @@ class Rig:
     hypervisor: Hypervisor
     restarted: Callable[[], Hypervisor]
     crash: Callable[[Vmm], Awaitable[None]]
+    remember: Callable[[Vmm, str], Awaitable[None]]
+    """Has the guest keep a word in its memory."""
+    recall: Callable[[Vmm], Awaitable[str]]
     identities: Identities
     image: KernelImage
     folder: Path
@@ -77,7 +83,19 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
         async def crash(vmm: Vmm) -> None:
             await host.crash(host.machines[vmm.identity.pid].spec.sandbox_id, "it crashed")
 
-        yield Rig(FakeHypervisor(host), lambda: FakeHypervisor(host), crash, identities, image, tmp_path)
+        def memory(vmm: Vmm) -> mmap.mmap:
+            found = host.machines[vmm.identity.pid].memory
+            assert found is not None
+            return found
+
+        async def write(vmm: Vmm, word: str) -> None:
+            memory(vmm)[_WORD : _WORD + 100] = word.encode().ljust(100, b"\0")
+
+        async def read(vmm: Vmm) -> str:
+            return memory(vmm)[_WORD : _WORD + 100].rstrip(b"\0").decode()
+
+        hypervisor = FakeHypervisor(host)
+        yield Rig(hypervisor, lambda: FakeHypervisor(host), crash, write, read, identities, image, tmp_path)
         await host.close()
         return
     image = request.getfixturevalue("shell_guest")
@@ -95,8 +113,16 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
     async def kill(vmm: Vmm) -> None:
         os.kill(vmm.identity.pid, signal.SIGKILL)
 
-    hypervisor = make()
-    yield Rig(hypervisor, make, kill, identities, image, tmp_path)
-    await hypervisor.reap_strays(frozenset())
+    async def tell(vmm: Vmm, word: str) -> None:
+        async with Shell(vmm.agent_socket) as shell:
+            await shell.run(f"echo {word} > /word")
+
+    async def ask(vmm: Vmm) -> str:
+        async with Shell(vmm.agent_socket) as shell:
+            return (await shell.run("cat /word")).strip()
+
+    qemu = make()
+    yield Rig(qemu, make, kill, tell, ask, identities, image, tmp_path)
+    await qemu.reap_strays(frozenset())
     Cgroups(settings.root_id).remove_group()
     identities.close()

@@ -124,6 +124,11 @@ class Hyperd:
     def root_id(self) -> str:
         return hashlib.sha256(os.fsencode(self.data_root.resolve())).hexdigest()[:12]
 
+    @property
+    def marker(self) -> str:
+        """In the command line of each of its VMMs."""
+        return f"guest=hyper:{self.root_id}:"
+
     def start(self) -> None:
         """Until it answers a ping."""
         program = Path(sys.executable).with_name("hyperd")
@@ -171,15 +176,18 @@ class Hyperd:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
 
     def leftovers(self) -> list[str]:
-        """What a stopped hyperd must not leave: processes, taps, cgroups, files under the exec root."""
-        found = [f"process {pid}: {text}" for pid, text in _processes_of(str(self.folder))]
+        """What a stopped hyperd must not leave: processes, taps, cgroups, files under the exec root, and what was only
+        for the making of templates and pool."""
+        found = [f"process {pid}: {text}" for pid, text in _processes_of(str(self.folder), self.marker)]
         links = self.namespace.exec(["ip", "-o", "link"]).stdout
-        found += [f"interface: {line}" for line in links.splitlines() if ": hy" in line and "tap" in line]
+        found += [f"interface: {line}" for line in links.splitlines() if f": h{self.root_id[:6]}" in line]
         for folder, names, _ in os.walk("/sys/fs/cgroup"):
             found += [f"cgroup {folder}/{name}" for name in names if self.root_id in name]
         for path in self.exec_root.rglob("*"):
             if not path.is_dir():
                 found.append(f"file {path}")
+        for pattern in ("writable/rehearsal-*", "templates/.new-*", "boot/*.new"):
+            found += [f"file {path}" for path in self.data_root.glob(pattern)]
         return found
 
 
@@ -200,7 +208,7 @@ def wait_until_served(socket: Path, process: subprocess.Popen[bytes], log: Path 
         time.sleep(0.02)
 
 
-def _processes_of(marker: str) -> list[tuple[int, str]]:
+def _processes_of(*markers: str) -> list[tuple[int, str]]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -208,7 +216,7 @@ def _processes_of(marker: str) -> list[tuple[int, str]]:
                 text = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if marker in text:
+            if any(marker in text for marker in markers):
                 found.append((int(entry.name), text[:200]))
     return found
 
@@ -218,21 +226,31 @@ def running_hyperd(*flags: str) -> Iterator[Hyperd]:
     """A started hyperd; on leaving it is stopped and must have left nothing."""
     folder = Path(tempfile.mkdtemp(prefix="hyperd-", dir="/var/tmp"))
     folder.chmod(0o711)
-    try:
-        with contextlib.ExitStack() as stack:
-            host, _outside = stack.enter_context(host_and_outside())
-            daemon = Hyperd(folder, host, *flags)
-            daemon.start()
-            yield daemon
-            if daemon.process is not None:
-                daemon.stop()
-            left = daemon.leftovers()
-            assert left == [], f"left behind: {left}\n{daemon.tail()}"
-    finally:
-        for pid, _text in _processes_of(str(folder)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        host, _outside = stack.enter_context(host_and_outside())
+        daemon = Hyperd(folder, host, *flags)
+        stack.callback(_end, daemon)
+        daemon.start()
+        yield daemon
+        if daemon.process is not None:
+            daemon.stop()
+        left = daemon.leftovers()
+        assert left == [], f"left behind: {left}\n{daemon.tail()}"
+
+
+def _end(daemon: Hyperd) -> None:
+    """Whatever a test that failed has left."""
+    for pid, _text in _processes_of(str(daemon.folder), daemon.marker):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline_s = time.monotonic() + 5
+    for folder in Path("/sys/fs/cgroup").glob(f"*/hyper/{daemon.root_id}"):
+        for cgroup in (*folder.glob("*/"), folder):
+            while cgroup.exists() and time.monotonic() < deadline_s:
+                with contextlib.suppress(OSError):  # the kernel is still taking its processes apart
+                    cgroup.rmdir()
+                time.sleep(0.01)
 
 
 @contextlib.contextmanager

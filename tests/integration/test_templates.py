@@ -1,0 +1,261 @@
+"""Templates over the lives of several daemons with real VMs: made once, kept, refused when something is wrong with
+them; a container starts whatever happens to them, and looks the same whichever way it came.
+
+Neighbours: ``test_clones.py`` (inside of clones), ``tests/unit/sandboxes/test_template_store.py`` (every damage).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.hyperd import Hyperd, needs_docker_cli, running_hyperd
+from tests.shell_guest import kernel_or_skip
+from tests.templates import rung, sandbox, settled, status, until, vmms
+
+pytestmark = pytest.mark.vm
+
+SMALL = ("--default-memory", "96m")
+"""Small templates are quickly made."""
+
+LOOK = r"""
+show() { for file; do echo "== $file"; cat $file; done; }
+show /etc/hostname /proc/sys/kernel/hostname /proc/cmdline /proc/version /proc/self/limits /proc/self/cgroup \
+     /proc/filesystems /proc/modules /proc/self/oom_score_adj /proc/self/uid_map /proc/self/mounts /etc/resolv.conf \
+     /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cgroup.controllers
+for part in "uname -a" nproc env id "ls -la /dev" "ls /sys/class/net" "ps -o pid,user" "ip -4 addr show dev lo"; do
+    echo "== $part"; $part
+done
+echo "== rights"; grep -E "^(Cap|Seccomp|NoNewPrivs|Groups|Uid)" /proc/self/status
+echo "== processor"; grep -vE "MHz|bogomips" /proc/cpuinfo
+echo "== sysctls"; grep -rs . /proc/sys/kernel /proc/sys/net /proc/sys/vm | sort
+echo "== memory"; head -n 1 /proc/meminfo
+echo "== address"; ip -4 -o addr show dev eth0 | grep -o "inet [^ ]*"; cat /sys/class/net/eth0/address
+cat /sys/class/net/eth0/mtu; ip route
+"""
+
+VARIES = (
+    r"^/proc/sys/kernel/(random/|ns_last_pid|pty/nr|threads-max|perf_event_max_sample_rate)",
+    r"^/proc/sys/net/.*(_mem|nf_conntrack_(max|buckets|count)):",  # by how much memory the kernel found at its boot
+    r"^/proc/sys/vm/(stat_refresh|user_reserve_kbytes|admin_reserve_kbytes|min_free_kbytes|lowmem)",
+)
+
+
+def look(daemon: Hyperd) -> tuple[str, list[str]]:
+    """How a container came to be, and what it saw, but for what is its own or its kernel's mood."""
+    name = f"look-{os.urandom(4).hex()}"
+    lines = daemon.door.out("run", "--name", name, "--hostname", "box", "busybox", "sh", "-c", LOOK).splitlines()
+    network = json.loads(daemon.door.out("inspect", name))[0]["NetworkSettings"]["Networks"]["bridge"]
+    came = rung(daemon, name)
+    daemon.door.docker("rm", name)
+    mine = lines.index("== address") + 1
+    inet, mac = lines[mine : mine + 2]
+    assert re.fullmatch(r"inet 172\.29\.\d+\.\d+/16", inet)
+    octets = inet.split()[1].partition("/")[0].split(".")
+    assert mac == "02:42:" + ":".join(f"{int(octet):02x}" for octet in octets)
+    assert network["NetworkID"]
+    total = lines.index("== memory") + 1
+    lines[total] = f"{round(int(lines[total].split()[1]) / 8192)} times 8 MiB"
+    own = r"[0-9a-f]{64}|lowerdir=[0-9.:]*|size=\d+k|nr_inodes=\d+|(?<=src )[0-9.]*"
+    kept = [line for line in lines[:mine] + lines[mine + 2 :] if not any(re.match(it, line) for it in VARIES)]
+    return came, [re.sub(own, "…", line) for line in kept]
+
+
+def restarted(daemon: Hyperd, *flags: str) -> None:
+    daemon.stop()
+    daemon.flags = flags
+    daemon.start()
+
+
+def run(daemon: Hyperd) -> str:
+    """The rung of a container that ran."""
+    name = f"run-{os.urandom(4).hex()}"
+    assert daemon.door.out("run", "--name", name, "--network", "none", "busybox", "echo", "fine") == "fine"
+    came = rung(daemon, name)
+    daemon.door.docker("rm", name)
+    return came
+
+
+def kept(daemon: Hyperd) -> list[str]:
+    """The templates on disk, once none is just being written."""
+    folder = daemon.data_root / "templates"
+
+    def names() -> list[str]:
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+    until(lambda: not any(name.startswith(".") for name in names()), lambda: str(names()))
+    return names()
+
+
+def text(daemon: Hyperd) -> str:
+    return daemon.log.read_text(errors="replace")
+
+
+def test_it_is_made_once_and_every_way_gives_the_same_container() -> None:
+    needs_docker_cli()
+    with running_hyperd("--templates", "--pool-size", "1") as daemon:
+        assert run(daemon) == "cold", "nobody waits for the first template"
+        assert "made in" in settled(daemon)
+        seen = dict([look(daemon)])
+        until(lambda: kept(daemon), lambda: daemon.tail())
+        [key] = kept(daemon)
+
+        restarted(daemon, "--templates", "--pool-size", "0")
+        until(lambda: "MiB" in status(daemon)["Template"], lambda: str(status(daemon)))
+        assert status(daemon)["Template"].startswith(key[:12]) and status(daemon)["Template"].endswith(", loaded")
+        assert status(daemon)["Pool"] == "switched off" and vmms(daemon) == {}, "no second build"
+        seen |= dict([look(daemon)])
+        assert kept(daemon) == [key]
+
+        restarted(daemon, "--templates=false")
+        seen |= dict([look(daemon)])
+        assert status(daemon)["Template"] == "switched off: every sandbox is booted"
+        assert seen.keys() == {"pool", "template", "cold"}
+        assert seen["template"] == seen["cold"]
+        assert seen["pool"] == seen["cold"]
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def forge_state(folder: Path) -> None:
+    """A whole template, all digests right, whose state another QEMU wrote."""
+    path = folder / "state"
+    content = bytearray(path.read_bytes())
+    at = content.index(b"pc-q35-") + len("pc-q35-")
+    content[at : at + 1] = b"9"
+    path.write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["state_sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_whatever_is_wrong_with_it_is_told_and_containers_start() -> None:
+    needs_docker_cli()
+    flags = ("--templates", "--pool-size", "0", *SMALL)
+    kernel = kernel_or_skip().vmlinux
+    with running_hyperd(*flags) as daemon:
+        settled(daemon)
+        until(lambda: kept(daemon), lambda: daemon.tail())
+        [key] = kept(daemon)
+        folder = daemon.data_root / "templates" / key
+
+        # A memory file that was cut short.
+        daemon.stop()
+        os.truncate(folder / "memory", (folder / "memory").stat().st_size - 4096)
+        daemon.start()
+        assert run(daemon) == "cold"
+        assert "made in" in settled(daemon)
+        assert "a template is refused: one of its files is shorter than it was; it is made anew" in text(daemon)
+        assert run(daemon) == "template"
+
+        # A state that QEMU does not take.
+        until(lambda: (folder / "manifest.json").exists(), lambda: str(kept(daemon)))
+        daemon.stop()
+        forge_state(folder)
+        daemon.start()
+        assert "loaded" in settled(daemon)
+        assert run(daemon) == "cold"
+        assert status(daemon)["Template"].startswith("none: the last one did not work (QEMU did not take the saved")
+        assert kept(daemon) == [], "the next daemon does not try it again"
+
+        # Another kernel, and no room to keep the template that is made for it.
+        daemon.stop()
+        other = daemon.folder / "vmlinux"
+        shutil.copy(kernel, other)
+        with other.open("ab") as file:
+            file.write(b"another build")
+        daemon.flags = (*flags, "--kernel", str(other))
+        with full_disk(daemon.data_root / "templates"):
+            daemon.start()
+            assert "made in" in settled(daemon) and not settled(daemon).startswith(key[:12])
+            until(lambda: "not kept on disk (" in status(daemon)["Template"], lambda: str(status(daemon)))
+            assert "cannot be kept in" in status(daemon)["Template"] and kept(daemon) == []
+            assert run(daemon) == "template"
+            daemon.stop()
+
+
+def test_killed_at_any_time_nothing_is_left_and_what_ran_runs_on() -> None:
+    needs_docker_cli()
+    with running_hyperd("--templates", "--pool-size", "3", *SMALL) as daemon:
+        # While the template is made.
+        until(lambda: len(vmms(daemon)) == 1, lambda: str(vmms(daemon)))
+        builder = vmms(daemon)
+        daemon.kill()
+        assert vmms(daemon) == builder, "VMMs do not die with their daemon"
+        daemon.start()
+        assert not builder.keys() & vmms(daemon).keys()
+
+        # While the pool fills, with a container that runs.
+        until(lambda: status(daemon)["Pool"][0] in "12", lambda: str(status(daemon)))
+        container = daemon.door.out("run", "-d", "busybox", "sh", "-c", "echo before; exec sleep 1000")
+        assert rung(daemon, container) in ("pool", "template")
+        running = sandbox(daemon, container)
+        daemon.kill()
+        before = vmms(daemon)
+        assert running in before and len(before) >= 2
+        daemon.start()
+        assert before.keys() & vmms(daemon).keys() == {running}
+        settled(daemon)
+        assert daemon.door.out("exec", container, "hostname") == container[:12]
+        assert daemon.door.out("logs", container) == "before"
+
+        # With a full pool, clones under way, and one that was made bigger.
+        large = daemon.door.out("run", "-d", "--memory", "600m", "busybox", "sleep", "1000")
+        starting = [daemon.door.popen("run", "--rm", "busybox", "true", stderr=subprocess.DEVNULL) for _ in range(3)]
+        until(lambda: len(vmms(daemon)) >= 5, lambda: str(vmms(daemon)))
+        kept_ids = {running, sandbox(daemon, large)}
+        daemon.kill()
+        for client in starting:
+            client.wait()
+        before = vmms(daemon)
+        daemon.start()
+        live = daemon.door.out("ps", "-q", "--no-trunc").split()
+        assert {container, large} <= set(live)
+        adopted = {sandbox(daemon, one) for one in live}
+        assert kept_ids <= adopted and before.keys() & vmms(daemon).keys() <= adopted
+        limit = daemon.door.out("exec", large, "cat", "/sys/fs/cgroup/memory.max")
+        assert int(limit) == 600 << 20
+        settled(daemon)
+        assert len(vmms(daemon)) == len(adopted) + 3
+        daemon.door.docker("rm", "-f", container, large)
+
+
+def test_a_pool_is_refilled_behind_what_takes_from_it() -> None:
+    needs_docker_cli()
+    with running_hyperd("--templates", "--pool-size", "2", "--shared-pool-size", "1", *SMALL) as daemon:
+        settled(daemon)
+        assert status(daemon)["Pool"] == "3 of 3 ready"
+        pooled = vmms(daemon)
+        assert run(daemon) == "pool"
+        settled(daemon)
+        assert len(pooled.keys() & vmms(daemon).keys()) == 2, "one was taken, and has ended with its container"
+
+        victim, pid = next(iter(vmms(daemon).items()))
+        os.kill(pid, 9)
+        until(lambda: victim not in vmms(daemon), lambda: str(vmms(daemon)))
+        until(lambda: len(vmms(daemon)) == 3, lambda: str(vmms(daemon)))
+        settled(daemon)
+
+        began = time.monotonic()
+        clients = [daemon.door.popen("run", "--rm", "--network", "none", "busybox", "true") for _ in range(6)]
+        assert [client.wait() for client in clients] == [0] * 6, "a burst only takes its time"
+        assert time.monotonic() - began < 60
+        settled(daemon)
+        assert len(vmms(daemon)) == 3

@@ -103,6 +103,8 @@ pub struct Agent {
     pub containers: BTreeMap<String, Container>,
     pub processes: HashMap<u64, Process>,
     pub by_pid: HashMap<Pid, u64>,
+    /// Somebody is at the port's other end, as far as the port has told.
+    host_present: bool,
     pub by_stream: HashMap<u32, u64>,
     jobs: HashMap<u64, (Job, After)>,
     timers: Vec<(Instant, Timer)>,
@@ -138,6 +140,7 @@ impl Agent {
             jobs: HashMap::new(),
             timers: Vec::new(),
             serial: 0,
+            host_present: false,
             stopping: false,
             quiet_ticks: 0,
             farewell: false,
@@ -202,9 +205,16 @@ impl Agent {
                     }
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break false,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.host_present = true;
+                    break false;
+                }
                 Err(_) => {
-                    self.link.hung_up();
+                // Nobody is there. Bytes of a host that has just come can be read before the port tells of it: only one that
+                // was known to be there has gone.
+                    if std::mem::take(&mut self.host_present) {
+                        self.link.hung_up();
+                    }
                     break false;
                 }
             }
@@ -241,7 +251,10 @@ impl Agent {
             }
             match sys::write(&self.port, bytes) {
                 // The port takes at most 32 KiB a call.
-                Ok(n) if n > 0 => self.link.wrote(n),
+                Ok(n) if n > 0 => {
+                    self.host_present = true;
+                    self.link.wrote(n);
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 // Full, or nobody there: an edge comes when that changes.
                 _ => return,

@@ -7,8 +7,11 @@ use crate::error::{Context, Error, Result};
 use crate::jobs::Job;
 use crate::link::{Event, Link};
 use crate::messages;
+use crate::network::{Device, Network};
 use crate::processes::{Process, Which};
+use crate::sandbox::Connecting;
 use crate::sys::{self, Epoll, Pid};
+use serde::Serialize;
 use serde_json::{json, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -72,13 +75,15 @@ impl Token {
     }
 }
 
-/// What a job was for.
+/// What a job was for; `Answer`: what it returns is the result.
 pub enum After {
     Answer(Ticket),
     Assembled(String),
     Synced(String),
     Dismantled(String),
     Unmounted(Ticket),
+    /// Cards, and whether the configuration is done with that.
+    Parked(Vec<Device>, bool),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +94,8 @@ pub enum Timer {
     /// A process that was cloned or let go should have reported by now.
     Starting(u64),
     Freeze(String),
+    /// Cards that a configuration waits for may be there now.
+    Cards,
     Shutdown(Ticket),
     PowerOff,
 }
@@ -96,10 +103,16 @@ pub enum Timer {
 pub struct Agent {
     pub epoll: Epoll,
     port: File,
+    /// Somebody is at the port's other end, as far as the port has told.
+    host_present: bool,
     pub link: Link,
     children: OwnedFd,
     pub kernel: String,
+    /// Memory that the kernel had kept for itself when the agent started.
+    pub kernel_share_bytes: u64,
     debug: bool,
+    pub network: Network,
+    pub connecting: Option<Connecting>,
     pub containers: BTreeMap<String, Container>,
     pub processes: HashMap<u64, Process>,
     pub by_pid: HashMap<Pid, u64>,
@@ -127,10 +140,14 @@ impl Agent {
         let mut agent = Agent {
             epoll,
             port: machine.port,
+            host_present: false,
             link: Link::new(machine.boot_id),
             children,
             kernel: machine.kernel,
+            kernel_share_bytes: machine.kernel_share_bytes,
             debug: machine.debug,
+            network: Network::default(),
+            connecting: None,
             containers: BTreeMap::new(),
             processes: HashMap::new(),
             by_pid: HashMap::new(),
@@ -190,8 +207,12 @@ impl Agent {
         let mut total = 0;
         let more = loop {
             match sys::read(&self.port, self.link.room()) {
+                // Nobody is there. Bytes of a host that has just come can be read before the port tells of it: only one that
+                // was known to be there has gone.
                 Ok(0) => {
-                    self.link.hung_up();
+                    if std::mem::take(&mut self.host_present) {
+                        self.link.hung_up();
+                    }
                     break false;
                 }
                 Ok(n) => {
@@ -202,7 +223,10 @@ impl Agent {
                     }
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break false,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.host_present = true;
+                    break false;
+                }
                 Err(_) => {
                     self.link.hung_up();
                     break false;
@@ -241,7 +265,10 @@ impl Agent {
             }
             match sys::write(&self.port, bytes) {
                 // The port takes at most 32 KiB a call.
-                Ok(n) if n > 0 => self.link.wrote(n),
+                Ok(n) if n > 0 => {
+                    self.host_present = true;
+                    self.link.wrote(n);
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 // Full, or nobody there: an edge comes when that changes.
                 _ => return,
@@ -326,7 +353,7 @@ impl Agent {
         self.serial
     }
 
-    pub fn run_job(&mut self, after: After, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub fn run_job<T: Serialize>(&mut self, after: After, work: impl FnOnce() -> Result<T>) -> Result<()> {
         let job = Job::spawn(work)?;
         let serial = self.new_serial();
         self.epoll.add(&job.pipe, libc::EPOLLIN, Token::Job(serial).pack()).context(|| "cannot watch a job".into())?;
@@ -341,16 +368,18 @@ impl Agent {
         }
     }
 
-    fn end_job(&mut self, serial: u64, result: Result<()>) {
+    fn end_job(&mut self, serial: u64, result: Result<Value>) {
         let Some((job, after)) = self.jobs.remove(&serial) else { return };
         self.epoll.remove(&job.pipe);
         self.timers.retain(|(_, timer)| *timer != Timer::Job(serial));
+        let (answer, result) = (result.clone(), result.map(|_| ()));
         match after {
-            After::Answer(ticket) => self.answer(ticket, result.map(|()| json!({}))),
+            After::Answer(ticket) => self.answer(ticket, answer),
             After::Assembled(id) => self.assembled(&id, result),
             After::Synced(id) => self.synced(&id, result),
             After::Dismantled(id) => self.dismantled(&id, result),
             After::Unmounted(ticket) => self.unmounted(ticket, result),
+            After::Parked(devices, last) => self.parked(devices, last, result),
         }
     }
 
@@ -395,6 +424,7 @@ impl Agent {
                 Timer::Drain(serial) => self.drained(serial),
                 Timer::Starting(serial) => self.start_overdue(serial),
                 Timer::Freeze(id) => self.check_frozen(&id),
+                Timer::Cards => self.connect(),
                 Timer::Shutdown(ticket) => self.unmount_all(ticket),
                 Timer::PowerOff => sys::power_off(),
             }

@@ -3,6 +3,7 @@
 
 use crate::cgroup;
 use crate::error::{Context, Error, Result};
+use crate::growth;
 use crate::network;
 use crate::sys;
 use std::fs::{self, File};
@@ -21,6 +22,7 @@ pub struct Machine {
     pub port: File,
     pub boot_id: String,
     pub kernel: String,
+    pub kernel_share_bytes: u64,
     pub debug: bool,
     /// Said before there was anybody to say it to.
     pub warnings: Vec<String>,
@@ -40,6 +42,7 @@ pub fn boot() -> Result<Machine> {
     if let Err(error) = network::loopback_up() {
         warnings.push(error.to_string());
     }
+    growth::prepare();
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_string();
     let cmdline = text("/proc/cmdline");
     let mut words = cmdline.split_whitespace();
@@ -48,6 +51,7 @@ pub fn boot() -> Result<Machine> {
         port: open_port(port)?,
         boot_id: text("/proc/sys/kernel/random/boot_id"),
         kernel: text("/proc/sys/kernel/osrelease"),
+        kernel_share_bytes: growth::kernel_share_bytes(),
         debug: cmdline.split_whitespace().any(|w| w == "hyper.debug"),
         warnings,
     })

@@ -29,6 +29,11 @@ pub fn prepare() -> Result<()> {
     Ok(())
 }
 
+/// The processors that containers have, as far as no limit of their own says otherwise.
+pub fn effective_cpus() -> Option<String> {
+    fs::read_to_string(format!("{PARENT}/cpuset.cpus.effective")).ok()
+}
+
 pub struct Cgroup {
     path: PathBuf,
     folder: File,

@@ -203,11 +203,10 @@ impl Parser {
         self.end = (self.end + count).min(self.buffer.len());
     }
 
-    /// Forgets everything: the port has hung up.
-    pub fn reset(&mut self) {
+    /// Forgets the beginning of a frame: its rest will not come.
+    pub fn cut(&mut self) {
         self.start = 0;
         self.end = 0;
-        self.nonce = None;
     }
 
     /// The next frame wants `nonce` as its trailer.

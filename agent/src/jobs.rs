@@ -3,6 +3,8 @@
 
 use crate::error::{Context, Error, Result};
 use crate::sys::{self, Pid};
+use serde::Serialize;
+use serde_json::Value;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 const MAX_REPORT_BYTES: usize = 64 * 1024;
@@ -14,7 +16,7 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn spawn(work: impl FnOnce() -> Result<()>) -> Result<Job> {
+    pub fn spawn<T: Serialize>(work: impl FnOnce() -> Result<T>) -> Result<Job> {
         let (pipe, end) = sys::pipe().context(|| "cannot make a pipe".into())?;
         sys::set_nonblocking(&pipe).context(|| "cannot prepare a pipe".into())?;
         let pid = sys::fork(&[end.as_raw_fd()], || {
@@ -33,7 +35,7 @@ impl Job {
     }
 
     /// The result once the child has closed its pipe.
-    pub fn poll(&mut self) -> Option<Result<()>> {
+    pub fn poll(&mut self) -> Option<Result<Value>> {
         let mut chunk = [0; 4096];
         loop {
             match sys::read(&self.pipe, &mut chunk) {

@@ -66,6 +66,8 @@ pub struct Link {
     last: u32,
     ready: Queue,
     generation: u64,
+    /// The port has hung up, and nothing has come since.
+    away: bool,
 }
 
 impl Link {
@@ -83,6 +85,7 @@ impl Link {
             last: CONTROL,
             ready: Queue::default(),
             generation: 0,
+            away: false,
         };
         link.restart_control();
         link
@@ -123,16 +126,17 @@ impl Link {
         }
     }
 
-    /// The port hung up: whatever was under way on this connection is void.
+    /// The port hung up: what has come of a frame will not be completed, and nothing new is sent. Should frames of the same
+    /// connection come all the same, the port has told of an older host's end late (a restored machine's does): it goes on.
+    /// What was made ready stays therefore, too: a WELCOME may be in it, and the next host throws the rest away.
     pub fn hung_up(&mut self) {
-        self.parser.reset();
-        self.drop_connection();
-        self.ready.clear();
+        self.parser.cut();
+        self.away = true;
     }
 
     /// Bytes for the port, in whole frames behind what was begun. Empty when there is nothing to send.
     pub fn output(&mut self) -> &[u8] {
-        if self.ready.len() < READY_BYTES / 2 {
+        if !self.away && self.ready.len() < READY_BYTES / 2 {
             self.fill();
         }
         self.ready.bytes()
@@ -166,6 +170,7 @@ impl Link {
 
     fn step(&mut self, events: &mut Vec<Event>) -> Result<bool, Rule> {
         let Some(frame) = self.parser.next_frame()? else { return Ok(false) };
+        self.away = false;
         match frame {
             Frame::Hello(hello) => self.welcome(hello, events),
             Frame::Data { stream, offset, fin, bytes } => {

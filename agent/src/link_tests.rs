@@ -251,6 +251,43 @@ fn nothing_is_lost_or_doubled_over_random_disconnections() {
     }
 }
 
+/// A restored machine's port tells of its old host's end when the new one has spoken already.
+#[test]
+fn a_hang_up_told_late_costs_the_new_connection_nothing() {
+    let (mut host, mut link) = connected();
+    host.restart();
+    host.connect();
+    let mut events = vec![];
+    feed(&mut link, &std::mem::take(&mut host.out), &mut events);
+    link.hung_up();
+    for _ in 0..3 {
+        exchange(&mut host, &mut link, usize::MAX, &mut events);
+    }
+    assert!(host.welcomed, "the WELCOME went with the old connection");
+    link.hung_up();
+    host.control.write(b"\x02\0\0\0{}");
+    exchange(&mut host, &mut link, usize::MAX, &mut events);
+    assert!(events.contains(&Event::Message(b"{}".to_vec())), "{events:?}");
+    link.send_message(b"still here");
+    for _ in 0..2 {
+        exchange(&mut host, &mut link, usize::MAX, &mut events);
+    }
+    assert!(host.messages.ends_with(b"still here"));
+}
+
+#[test]
+fn after_a_hang_up_nothing_new_is_sent_until_something_comes() {
+    let (mut host, mut link) = connected();
+    link.hung_up();
+    link.send_message(b"later");
+    assert!(link.output().is_empty());
+    host.connect();
+    for _ in 0..4 {
+        exchange(&mut host, &mut link, usize::MAX, &mut vec![]);
+    }
+    assert!(host.resumed && host.messages.ends_with(b"later"));
+}
+
 #[test]
 fn a_stalled_stream_does_not_hold_up_another_nor_the_control_stream() {
     let (mut host, mut link) = connected();

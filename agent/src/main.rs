@@ -10,6 +10,7 @@ mod containers;
 mod devices;
 mod error;
 mod frames;
+mod growth;
 mod jobs;
 mod launch;
 mod link;
@@ -18,6 +19,7 @@ mod mounts;
 mod network;
 mod paths;
 mod processes;
+mod rehearsal;
 mod rootfs;
 mod sandbox;
 mod seccomp;
@@ -28,6 +30,10 @@ mod syscalls;
 mod users;
 
 fn main() {
+    // Before the process id, because a container's init process has the same.
+    if std::env::args().nth(1).as_deref() == Some("--rehearse") {
+        std::process::exit(rehearsal::run());
+    }
     if std::process::id() != 1 {
         println!("hyper-agent {}: runs as PID 1 of a sandbox only", env!("CARGO_PKG_VERSION"));
         std::process::exit(if std::env::args().any(|a| a == "--version") { 0 } else { 2 });

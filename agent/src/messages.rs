@@ -81,14 +81,22 @@ pub struct Configure {
     pub hostname: Option<String>,
     pub time_ns: Option<i64>,
     pub entropy: Option<String>,
-    #[serde(default)]
-    pub interfaces: Vec<Interface>,
+    /// None: the network stays as it is.
+    pub interfaces: Option<Vec<Interface>>,
     #[serde(default)]
     pub sysctls: std::collections::BTreeMap<String, String>,
     pub machine_id: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+/// What a sandbox is to have at least.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    pub cpus: Option<u32>,
+    pub memory_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interface {
     pub mac: String,
@@ -100,7 +108,7 @@ pub struct Interface {
     pub routes: Vec<Route>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     pub to: String,

@@ -2,21 +2,32 @@
 
 use crate::agent::{After, Agent, Ticket, Timer};
 use crate::error::{Context, Error, Result};
+use crate::growth;
 use crate::launch::sysctls;
-use crate::messages::{self, base64, Configure, Nothing};
-use crate::network;
+use crate::messages::{self, base64, Configure, Interface, Nothing, Size};
+use crate::network::{self, Device, Progress};
 use crate::rootfs;
 use crate::sys;
 use serde_json::{json, Value};
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MIN_ENTROPY_BYTES: usize = 32;
 const MAX_ENTROPY_BYTES: usize = 4_096;
+/// How long a card may take to appear (hot-plug).
+const CARDS_DEADLINE: Duration = Duration::from_secs(2);
+const CARDS_POLL: Duration = Duration::from_millis(5);
 /// How long killed processes may take to be gone before file systems are unmounted under them.
 const KILL_DEADLINE_MS: u64 = 2_000;
 /// How long the answer to a shutdown may take to reach the host.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// A configuration whose cards are not there yet.
+pub struct Connecting {
+    ticket: Ticket,
+    wanted: Vec<Interface>,
+    began: Instant,
+}
 
 impl Agent {
     /// `None` when `method` is not the sandbox's.
@@ -26,6 +37,7 @@ impl Agent {
             "sandbox.ping" => nothing().map(|_| Some(json!({"time_ns": sys::now_ns()}))),
             "sandbox.state" => nothing().map(|_| Some(self.state())),
             "sandbox.configure" => self.configure(params, ticket),
+            "sandbox.resize" => self.resize_sandbox(params, ticket),
             "sandbox.shutdown" => nothing().map(|_| {
                 self.shutdown(ticket);
                 None
@@ -57,7 +69,68 @@ impl Agent {
         if wanted.machine_id.as_ref().is_some_and(|m| m.len() != 32 || !m.bytes().all(|b| b.is_ascii_hexdigit())) {
             return Err(Error::InvalidArgument("sandbox.configure: machine_id must be 32 hex digits".into()));
         }
-        self.run_job(After::Answer(ticket), move || apply(&wanted, entropy.as_deref()))?;
+        network::check(wanted.interfaces.as_deref().unwrap_or_default())?;
+        if wanted.interfaces.is_some() && self.connecting.is_some() {
+            return Err(Error::Conflict("sandbox.configure: an earlier one is still at the interfaces".into()));
+        }
+        apply(&wanted, entropy.as_deref())?;
+        let Some(interfaces) = wanted.interfaces else { return Ok(Some(json!({}))) };
+        self.connecting = Some(Connecting { ticket, wanted: interfaces, began: Instant::now() });
+        self.connect();
+        Ok(None)
+    }
+
+    /// One step of what is left of a configuration. It ends in an answer, or comes back here.
+    pub fn connect(&mut self) {
+        let Some(connecting) = &self.connecting else { return };
+        let (ticket, late) = (connecting.ticket, connecting.began.elapsed() > CARDS_DEADLINE);
+        let result = match self.network.configure(&connecting.wanted) {
+            Ok(Progress::Done) => Ok(()),
+            Ok(Progress::TooFew) if !late => return self.set_timer_once(CARDS_POLL, Timer::Cards),
+            Ok(Progress::TooFew) => {
+                let text = format!("there is no card for each of {} interfaces after 2 s", connecting.wanted.len());
+                Err(Error::NotFound(text))
+            }
+            // A container that has every card in use again at once is not run after for ever.
+            Ok(Progress::Park(_)) if late => Err(Error::Conflict("the cards are in use by a container".into())),
+            Ok(Progress::Park(devices)) => return self.park(devices, false),
+            Ok(Progress::ParkLast(devices)) => return self.park(devices, true),
+            Err(error) => Err(error),
+        };
+        self.connecting = None;
+        self.answer(ticket, result.map(|()| json!({})));
+    }
+
+    fn park(&mut self, devices: Vec<Device>, last: bool) {
+        let job = devices.clone();
+        let started = self.run_job(After::Parked(devices, last), move || job.iter().try_for_each(Device::park));
+        if let Err(error) = started {
+            self.parked(Vec::new(), last, Err(error));
+        }
+    }
+
+    pub fn parked(&mut self, devices: Vec<Device>, last: bool, result: Result<()>) {
+        // One that could not be parked is there still; bringing it back does nothing then.
+        self.network.parked(devices);
+        match result {
+            Ok(()) if !last => self.connect(),
+            result => {
+                if let Some(connecting) = self.connecting.take() {
+                    self.answer(connecting.ticket, result.map(|()| json!({})));
+                }
+            }
+        }
+    }
+
+    /// At least this many processors and this much memory, which the host has plugged in or is plugging in.
+    fn resize_sandbox(&mut self, params: &Value, ticket: Ticket) -> Result<Option<Value>> {
+        let wanted: Size = messages::params("sandbox.resize", params.clone())?;
+        growth::check(&wanted)?;
+        let share = self.kernel_share_bytes;
+        if let Some(reached) = growth::reached(&wanted, share) {
+            return Ok(Some(reached));
+        }
+        self.run_job(After::Answer(ticket), move || growth::grow(&wanted, share))?;
         Ok(None)
     }
 
@@ -98,7 +171,7 @@ impl Agent {
     }
 }
 
-/// Sets what the request names; runs in a job because an interface may be waited for.
+/// Sets what the request names but the interfaces. None of it waits.
 fn apply(wanted: &Configure, entropy: Option<&[u8]>) -> Result<()> {
     // Random numbers and time first: what follows may use both.
     if let Some(entropy) = entropy {
@@ -113,6 +186,5 @@ fn apply(wanted: &Configure, entropy: Option<&[u8]>) -> Result<()> {
     if let Some(id) = &wanted.machine_id {
         fs::write("/etc/machine-id", format!("{id}\n")).context(|| "cannot write the machine id".into())?;
     }
-    sysctls(&wanted.sysctls)?;
-    wanted.interfaces.iter().try_for_each(network::configure)
+    sysctls(&wanted.sysctls)
 }

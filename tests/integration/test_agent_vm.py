@@ -74,8 +74,10 @@ def busybox_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def booted(kernel: FoundKernel, disk: Path, folder: Path) -> AsyncIterator[Path]:
-    """A running VM; the path of its agent's socket. Ended, whatever happens."""
+async def booted(
+    kernel: FoundKernel, disk: Path, folder: Path, *devices: str, memory: str = "128"
+) -> AsyncIterator[Path]:
+    """A running VM; the path of its agent's socket. QMP is at ``qmp.sock`` in ``folder``. Ended, whatever happens."""
     initrd = initramfs.build(agent_binary(), kernel, folder / "cache")
     path = folder / "agent.sock"
     with socket.socket(socket.AF_UNIX) as listener, (folder / "console").open("wb") as console:
@@ -83,13 +85,14 @@ async def booted(kernel: FoundKernel, disk: Path, folder: Path) -> AsyncIterator
         listener.listen(1)
         arguments = [
             *("-M", "q35,hpet=off,vmport=off,smbus=off,sata=off", "-accel", "tcg,tb-size=64", "-cpu", "max"),
-            *("-m", "128", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *("-m", memory, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-kernel", str(kernel.vmlinux), "-initrd", str(initrd), "-serial", "stdio"),
             *("-append", f"console=ttyS0 {kernel.command_line(emulated=True)}"),
             *("-device", "virtio-serial-pci,id=serial0"),
             *("-chardev", f"socket,id=agent,fd={listener.fileno()},server=on,wait=off"),
             *("-device", "virtserialport,bus=serial0.0,nr=1,chardev=agent,name=org.hyper.agent.0"),
             *("-device", "virtio-scsi-pci,id=scsi0", "-device", "virtio-rng-pci"),
+            *("-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off", *devices),
             *("-blockdev", f"raw,node-name=disk,read-only=on,file.driver=file,file.filename={disk}"),
             *("-device", "scsi-hd,bus=scsi0.0,drive=disk,scsi-id=0,lun=1"),
         ]

@@ -2,6 +2,7 @@
 
 use super::{c, check, check_int, exit_now, own};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 pub fn load_module(file: &impl AsRawFd) -> io::Result<()> {
@@ -54,6 +55,18 @@ pub fn add_entropy(entropy: &[u8]) -> io::Result<()> {
     unsafe {
         check_int(libc::ioctl(random.as_raw_fd(), RNDADDENTROPY as _, request.as_ptr()))?;
         check_int(libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG as _, 0)).map(|_| ())
+    }
+}
+
+/// Memory that the kernel can give out (MemTotal).
+pub fn memory_bytes() -> u64 {
+    let mut info = MaybeUninit::<libc::sysinfo>::uninit();
+    // SAFETY: sysinfo fills `info` when it succeeds, and only then it is read.
+    unsafe {
+        match libc::sysinfo(info.as_mut_ptr()) {
+            0 => info.assume_init_ref().totalram.saturating_mul(u64::from(info.assume_init_ref().mem_unit)),
+            _ => 0,
+        }
     }
 }
 

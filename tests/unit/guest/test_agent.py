@@ -21,6 +21,7 @@ from hyper.guest.messages import (
     InjectedFile,
     Interface,
     ProcessExited,
+    Resized,
     Rootfs,
     Stdio,
 )
@@ -52,6 +53,21 @@ async def test_bytes_travel_as_base64_and_defaults_are_left_out(model: ModelAgen
     assert params["entropy"] == "AP8A/wD/AP8A/wD/AP8A/wD/AP8A/wD/AP8A/wD/AP8="
     assert "hostname" not in params
     assert params["interfaces"][0]["mtu"] == 1500
+
+
+async def test_no_interfaces_are_not_the_same_as_interfaces_unnamed(model: ModelAgent, agent: Agent) -> None:
+    await agent.configure(Configuration(hostname="box"))
+    await agent.configure(Configuration(interfaces=[]))
+    assert [params for _method, params in model.requests] == [{"hostname": "box"}, {"interfaces": []}]
+
+
+async def test_a_resize_tells_what_was_reached(model: ModelAgent, agent: Agent) -> None:
+    model.handle = lambda _method, _params: {"cpus": 2, "memory_bytes": 1 << 30}
+    assert await agent.resize(memory_bytes=1 << 30) == Resized(2, 1 << 30)
+    assert model.requests == [("sandbox.resize", {"cpus": None, "memory_bytes": 1 << 30})]
+    model.handle = lambda _method, _params: {"cpus": -1, "memory_bytes": 1 << 30}
+    with pytest.raises(Unavailable):
+        await agent.resize(2)
 
 
 async def test_an_event_comes_after_the_answer_before_it(model: ModelAgent, agent: Agent) -> None:

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 from hyper.engine.model import (
     Container,
     ContainerConfig,
+    ContainerUpdate,
     EngineInfo,
     Event,
     Exec,
@@ -87,6 +88,11 @@ class Containers(Protocol):
     async def unpause(self, reference: str) -> None: ...
 
     async def rename(self, reference: str, name: str) -> None: ...
+
+    async def update(self, reference: str, changes: ContainerUpdate) -> tuple[str, ...]:
+        """New limits, at once when it runs; warnings. Conflict for what contradicts its other settings, or a memory
+        limit below what it uses."""
+        ...
 
     async def remove(self, reference: str, *, force: bool) -> None:
         """Conflict when it runs and not ``force``. Its writable layer, logs and addresses go with it."""

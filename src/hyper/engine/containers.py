@@ -20,7 +20,7 @@ from hyper.engine.events import EventLog
 from hyper.engine.layout import Layout
 from hyper.engine.lifecycle import LifeCycle
 from hyper.engine.managed import Managed, WaitCondition
-from hyper.engine.model import Container, ContainerConfig, LogEntry, Status, WaitResult
+from hyper.engine.model import Container, ContainerConfig, ContainerUpdate, LogEntry, Status, WaitResult
 from hyper.engine.names import generate
 from hyper.engine.output import OutputHub
 from hyper.engine.records import name_taken
@@ -28,6 +28,7 @@ from hyper.engine.registry import ContainerRegistry, check_name
 from hyper.engine.signals import parse_signal
 from hyper.engine.starter import Starter
 from hyper.engine.tasks import TaskSet
+from hyper.engine.update import LimitUpdates
 from hyper.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
@@ -49,6 +50,7 @@ class ContainerUseCases:
         tasks: TaskSet,
         on_removed: Callable[[str], None],
         network_ids: Mapping[str, str],
+        default_memory_bytes: int,
     ) -> None:
         self._registry = registry
         self._layout = layout
@@ -67,6 +69,7 @@ class ContainerUseCases:
             remove_ended=self.remove_ended,
         )
         self._network_ids = network_ids
+        self._updates = LimitUpdates(registry, events, default_memory_bytes)
 
     # --- create, look up, rename -------------------------------------------------------------------------------
 
@@ -131,6 +134,12 @@ class ContainerUseCases:
                 raise InvalidArgument("Renaming a container with the same name as its current name")
             self._registry.store(managed, msgspec.structs.replace(managed.snapshot, name=name))
         self._events.of_container(managed.snapshot, "rename", oldName=f"/{old}")
+
+    async def update(self, reference: str, changes: ContainerUpdate) -> tuple[str, ...]:
+        managed = self._registry.find(reference)
+        return await self._tasks.carry_out(
+            self._updates.update(managed, changes), name=f"request: update {managed.id[:12]}"
+        )
 
     # --- start and end -----------------------------------------------------------------------------------------
 

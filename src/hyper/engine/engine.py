@@ -80,6 +80,7 @@ class LiveEngine:
             tasks=self._tasks,
             on_removed=self.execs.forget_container,
             network_ids={one.name: one.id for one in builtin_networks(settings.id, network)},
+            default_memory_bytes=sandboxes.default_memory_bytes,
         )
         self.images = ImageUseCases(images, self._registry, self.events)
         self._recovery = Recovery(

@@ -9,6 +9,8 @@ nothing; one that succeeds hands them to the :class:`~hyper.engine.run.Run`. Nei
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ import msgspec
 from hyper.engine.layout import Layout
 from hyper.engine.log_file import LogWriter
 from hyper.engine.managed import Managed
-from hyper.engine.model import Container, NetworkAttachment, PortBinding
+from hyper.engine.model import Container, ContainerConfig, NetworkAttachment, PortBinding
 from hyper.engine.ports import requested_ports
 from hyper.engine.run import Run
 from hyper.engine.runtime import runtime_spec
@@ -184,7 +186,7 @@ class Starter:
             SandboxRequest(
                 owner=container.owner,
                 memory_bytes=config.memory_bytes or None,
-                cpus=cpus(container),
+                cpus=cpus(config),
                 configure=SandboxConfig(
                     hostname=config.hostname,
                     interfaces=interfaces,
@@ -241,14 +243,15 @@ def injected_files(container: Container, endpoint: Endpoint | None) -> list[Inje
     return [InjectedFile(path, content) for path, content in contents.items()]
 
 
-def cpus(container: Container) -> float | None:
-    """How many processors it may use; None: the default."""
-    config = container.config
-    if config.nano_cpus:
-        return config.nano_cpus / 1e9
-    if config.cpu_quota_us > 0:
-        return config.cpu_quota_us / (config.cpu_period_us or 100_000)
-    return None
+def cpus(config: ContainerConfig) -> int | None:
+    """How many processors its VM must have, those that ``cpuset_cpus`` names among them; None: the default."""
+    wanted = config.nano_cpus / 1e9
+    if not wanted and config.cpu_quota_us > 0:
+        # Any quota goes, as with Docker: one beyond the host's processors is no limit.
+        wanted = min(config.cpu_quota_us / (config.cpu_period_us or 100_000), os.cpu_count() or 1)
+    if config.cpuset_cpus:
+        wanted = max(wanted, 1 + max(int(number) for number in config.cpuset_cpus.replace("-", ",").split(",")))
+    return math.ceil(wanted) or None
 
 
 @contextmanager

@@ -44,6 +44,8 @@ class Guest:
         self.containers: dict[str, dict[str, Any]] = {}
         self.ignored_signals: set[int] = set()
         self.forgotten: list[str] = []
+        self.memory_stat = {"anon": 0, "active_file": 0, "inactive_file": 0, "slab_reclaimable": 0}
+        """What the container's processes use."""
 
     # -- what tests make happen
 
@@ -138,6 +140,11 @@ class Guest:
             container["status"] = "running"
         return {}
 
+    def _container_stats(self, _params: dict[str, Any]) -> Any:
+        counts = dict.fromkeys(("cpu_usage_ns", "cpu_user_ns", "cpu_system_ns", "pids", "oom_kills"), 0)
+        memory = {"memory_bytes": sum(self.memory_stat.values()), "memory_stat": self.memory_stat}
+        return {**counts, **memory, "memory_limit_bytes": None, "pids_limit": None, "io": [], "networks": {}}
+
     def _process_exec(self, params: dict[str, Any]) -> Any:
         process = self._new_process(params["exec_id"], params["stdio"], params["process"]["terminal"], "running")
         self.containers[params["id"]]["processes"].append(process)
@@ -156,6 +163,9 @@ class Guest:
         ]
         memory = {"total_bytes": 1, "available_bytes": 1}
         return {"containers": containers, "uptime_ns": 1, "kernel": "6.1", "memory": memory}
+
+    def _sandbox_resize(self, params: dict[str, Any]) -> Any:
+        return {"cpus": params["cpus"] or 1, "memory_bytes": params["memory_bytes"] or 1}
 
     def _sandbox_shutdown(self, _params: dict[str, Any]) -> Any:
         self.world.spawn(self.world.power_off(self.sandbox_id))

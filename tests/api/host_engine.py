@@ -30,6 +30,7 @@ from hyper.engine.events import EventLog
 from hyper.engine.model import (
     Container,
     ContainerConfig,
+    ContainerUpdate,
     EngineInfo,
     Exec,
     ExecConfig,
@@ -43,6 +44,7 @@ from hyper.engine.names import generate
 from hyper.engine.output import OutputHub
 from hyper.engine.registry import check_name
 from hyper.engine.signals import parse_signal
+from hyper.engine.update import updated
 from hyper.errors import AlreadyExists, Conflict, NotFound, NotModified, PermissionDenied
 from hyper.images.catalog import ImageUser
 from hyper.images.store import ImageStore
@@ -377,6 +379,14 @@ class HostContainers:
         if any(item.snapshot.name == name for item in self._managed.values()):
             raise AlreadyExists(f'Conflict. The container name "/{name}" is already in use')
         managed.snapshot = msgspec.structs.replace(managed.snapshot, name=name)
+
+    async def update(self, reference: str, changes: ContainerUpdate) -> tuple[str, ...]:
+        """Recorded only: these processes have no limits."""
+        managed = self.find(reference)
+        config = updated(managed.snapshot.config, changes)
+        managed.snapshot = msgspec.structs.replace(managed.snapshot, config=config)
+        self._emit(managed, "update")
+        return ()
 
     async def remove(self, reference: str, *, force: bool) -> None:
         managed = self.find(reference)

@@ -240,3 +240,10 @@ def test_hyperd_is_started_when_none_runs() -> None:
                 while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
                     time.sleep(0.05)
                 assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_update_changes_limits(door: Door, sleeper: str) -> None:
+    assert out(door, "update", "--pids-limit", "9", "--cpus", "0.5", sleeper) == sleeper
+    assert out(door, "inspect", "-f", "{{.HostConfig.PidsLimit}} {{.HostConfig.NanoCpus}}", sleeper) == "9 500000000"
+    assert b"BlkioWeight" in hyper(door, "update", "--blkio-weight", "10", sleeper, code=1).stderr
+    hyper(door, "update", sleeper, code=125)

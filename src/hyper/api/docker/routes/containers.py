@@ -17,6 +17,7 @@ from hyper.api.docker.inspect import container_json
 from hyper.api.docker.launch_errors import launch_error
 from hyper.api.docker.router import Route
 from hyper.api.docker.routes.system import go_architecture
+from hyper.api.docker.update import UpdateBody, container_update
 from hyper.api.http.messages import Response, StreamResponse
 from hyper.engine.model import WaitResult
 from hyper.errors import HyperError, InvalidArgument, NotFound, Unsupported
@@ -36,6 +37,7 @@ def routes() -> tuple[Route, ...]:
         Route("POST", "/containers/{id}/pause", pause),
         Route("POST", "/containers/{id}/unpause", unpause),
         Route("POST", "/containers/{id}/rename", rename),
+        Route("POST", "/containers/{id}/update", update),
         Route("POST", "/containers/{id}/resize", resize),
         Route("POST", "/containers/{id}/wait", wait),
         Route("DELETE", "/containers/{id}", remove),
@@ -159,6 +161,12 @@ async def rename(call: Call) -> Response:
         raise InvalidArgument("Neither old nor new names may be empty")
     await call.engine.containers.rename(call.params["id"], name)
     return NO_CONTENT
+
+
+async def update(call: Call) -> Response:
+    changes = container_update(await call.json(UpdateBody), call.version)
+    warnings = await call.engine.containers.update(call.params["id"], changes)
+    return json_response({"Warnings": list(warnings)})
 
 
 def window_size(call: Call) -> tuple[int, int]:

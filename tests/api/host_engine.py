@@ -271,8 +271,9 @@ class HostContainers:
             if item.snapshot.image_id == image_id
         ]
 
-    async def start(self, reference: str) -> None:
+    async def start(self, reference: str) -> Container:
         managed = self.find(reference)
+        began = time.monotonic()
         if managed.snapshot.state.live:
             raise NotModified("it runs already")
         container = managed.snapshot
@@ -297,13 +298,17 @@ class HostContainers:
                 self._drop(managed)
             raise
         managed.set_state(status=Status.RUNNING, pid=process.pid, started_ns=time.time_ns(), finished_ns=0, exit_code=0)
-        managed.snapshot = msgspec.structs.replace(
-            managed.snapshot, networks=(NetworkAttachment(network="bridge", address="192.0.2.2", prefix_length=24),)
+        took_ms = round((time.monotonic() - began) * 1e3, 2)
+        managed.snapshot = started = msgspec.structs.replace(
+            managed.snapshot,
+            networks=(NetworkAttachment(network="bridge", address="192.0.2.2", prefix_length=24),),
+            timings_ms={"process": took_ms, "total": took_ms},
         )
         self._emit(managed, "start")
         task = asyncio.create_task(self._follow(managed, process))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return started
 
     async def _follow(self, managed: Managed, process: HostProcess) -> None:
         code = await process.ended
@@ -342,11 +347,11 @@ class HostContainers:
         await ended
         self._emit(managed, "stop")
 
-    async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
+    async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> Container:
         managed = self.find(reference)
         if managed.process is not None:
             await self.stop(reference, timeout_s=timeout_s, signal=signal)
-        await self.start(reference)
+        return await self.start(reference)
 
     async def kill(self, reference: str, signal: str) -> None:
         number = parse_signal(signal)

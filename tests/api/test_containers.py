@@ -158,3 +158,12 @@ def test_other_restart_policies_are_refused_by_name(door: Door) -> None:
     with created(door, "true") as id_:
         answer = door.http("POST", f"/containers/{id_}/update", {"RestartPolicy": {"Name": "unless-stopped"}})
         assert (answer.status, '"unless-stopped" is not there yet' in answer.message) == (501, True), answer
+
+
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_the_answer_to_a_start_tells_where_its_time_went(door: Door, verb: str) -> None:
+    with created(door, "true", HostConfig={"AutoRemove": True}) as id_:
+        answer = door.http("POST", f"/containers/{id_}/{verb}")
+        assert answer.status == 204
+        told = dict(metric.split(";") for metric in answer.headers["server-timing"].split(", "))
+        assert float(told["total"].removeprefix("dur=")) > 0

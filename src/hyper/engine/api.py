@@ -69,15 +69,18 @@ class Containers(Protocol):
         """Bytes that the host stores for its writable layer, and for all it sees: that and its image."""
         ...
 
-    async def start(self, reference: str) -> None:
-        """NotModified when it runs already."""
+    async def start(self, reference: str) -> Container:
+        """The container as it was when it started: by now it may have ended, or be gone. NotModified when it runs
+        already."""
         ...
 
     async def stop(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
         """Stop signal, then SIGKILL after the timeout (-1: never). NotModified when it is not running."""
         ...
 
-    async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None: ...
+    async def restart(
+        self, reference: str, *, timeout_s: int | None = None, signal: str | None = None
+    ) -> Container: ...
 
     async def kill(self, reference: str, signal: str) -> None:
         """``signal``: "SIGTERM", "TERM" or "15". Conflict when it is not running."""

@@ -143,9 +143,9 @@ class ContainerUseCases:
 
     # --- start and end -----------------------------------------------------------------------------------------
 
-    async def start(self, reference: str) -> None:
+    async def start(self, reference: str) -> Container:
         managed = self._registry.find(reference)
-        await self._tasks.carry_out(self.life.start(managed), name=f"request: start {managed.id[:12]}")
+        return await self._tasks.carry_out(self.life.start(managed), name=f"request: start {managed.id[:12]}")
 
     async def stop(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
         managed = self._registry.find(reference)
@@ -153,9 +153,9 @@ class ContainerUseCases:
             self.life.stop(managed, timeout_s=timeout_s, signal=signal), name=f"request: stop {managed.id[:12]}"
         )
 
-    async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
+    async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> Container:
         managed = self._registry.find(reference)
-        await self._tasks.carry_out(
+        return await self._tasks.carry_out(
             self.life.restart(managed, timeout_s=timeout_s, signal=signal), name=f"request: restart {managed.id[:12]}"
         )
 

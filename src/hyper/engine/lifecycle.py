@@ -16,12 +16,12 @@ import msgspec
 
 from hyper.engine.events import EventLog
 from hyper.engine.managed import Managed
-from hyper.engine.model import NetworkAttachment, Status
+from hyper.engine.model import Container, NetworkAttachment, Status
 from hyper.engine.output import OutputHub
 from hyper.engine.registry import ContainerRegistry
 from hyper.engine.run import DRAIN_S, Run, RunEnd
 from hyper.engine.signals import parse_signal
-from hyper.engine.starter import Started, Starter, start_failure_code
+from hyper.engine.starter import Started, Starter, Timeline, start_failure_code
 from hyper.engine.tasks import TaskSet
 from hyper.errors import Conflict, HyperError, InvalidArgument, NotFound, NotModified
 from hyper.networks.bridge import BridgeNetwork
@@ -56,36 +56,41 @@ class LifeCycle:
 
     # --- start -------------------------------------------------------------------------------------------------
 
-    async def start(self, managed: Managed) -> None:
+    async def start(self, managed: Managed) -> Container:
+        """The container as it started."""
         async with managed.lock:
             if managed.state.status is Status.PAUSED:
                 raise Conflict("cannot start a paused container, try unpause instead")
             if managed.state.live:
                 raise NotModified(f"container {managed.snapshot.name} is already running")
-            await self._start(managed)
+            return await self._start(managed)
 
-    async def _start(self, managed: Managed) -> None:
+    async def _start(self, managed: Managed) -> Container:
         """With the lock held."""
         if managed.removing or managed.removed:
             raise Conflict(f"container {managed.id} is marked for removal and cannot be started")
         if managed.teardown is not None:
             await asyncio.shield(managed.teardown)
+        timeline = Timeline()
         try:
-            await self._starter.start(managed, lambda started: self._record_start(managed, started))
+            container = await self._starter.start(
+                managed, timeline, lambda started: self._record_start(managed, started)
+            )
         except BaseException as error:
             managed.hub.end()
             managed.hub = OutputHub()
             if isinstance(error, HyperError):
                 # As dockerd 20.10: no event, and who waits for the next exit waits on.
                 code = start_failure_code(error)
-                failed = managed.with_state(exit_code=code, error=error.message)
+                failed = managed.with_state(exit_code=code, error=error.message, rung="")
                 self._registry.note(managed, msgspec.structs.replace(failed, sandbox_id="", timings_ms={}))
                 if failed.config.auto_remove:
                     self._tasks.spawn(self._remove_quietly(managed), name="auto-remove")
             raise
         self._events.of_container(managed.snapshot, "start")
+        return container
 
-    def _record_start(self, managed: Managed, started: Started) -> None:
+    def _record_start(self, managed: Managed, started: Started) -> Container:
         running = managed.with_state(
             status=Status.RUNNING,
             pid=started.pid,
@@ -94,6 +99,7 @@ class LifeCycle:
             exit_code=0,
             error="",
             oom_killed=False,
+            rung=started.rung,
         )
         self._registry.store(
             managed,
@@ -107,6 +113,7 @@ class LifeCycle:
         )
         managed.run = started.run
         self.follow(managed, started.run)
+        return managed.snapshot
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -207,12 +214,13 @@ class LifeCycle:
             await run.sandbox.destroy(graceful=False)
         await self._over(managed, run)
 
-    async def restart(self, managed: Managed, *, timeout_s: int | None, signal: str | None) -> None:
+    async def restart(self, managed: Managed, *, timeout_s: int | None, signal: str | None) -> Container:
         async with managed.lock:
             if managed.run is not None:
                 await self.stop(managed, timeout_s=timeout_s, signal=signal)
-            await self._start(managed)
+            started = await self._start(managed)
         self._events.of_container(managed.snapshot, "restart")
+        return started
 
     async def _signal(self, managed: Managed, run: Run, number: int, *, thaw: bool) -> None:
         await run.sandbox.agent.signal(managed.id, number)

@@ -157,6 +157,8 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True):
     started_ns: int = 0
     finished_ns: int = 0
     restart_count: int = 0
+    rung: str = ""
+    """Where the VM of the last start came from: "pool", "template" or "cold"."""
 
     @property
     def live(self) -> bool:

@@ -53,10 +53,14 @@ class Started:
     networks: tuple[NetworkAttachment, ...]
     bindings: tuple[PortBinding, ...]
     timings_ms: dict[str, float]
+    rung: str
 
 
 class Timeline:
     """Milliseconds of each phase, in the order they were reached."""
+
+    rung = ""
+    """Where the VM came from, once there is one."""
 
     def __init__(self) -> None:
         self.phases: dict[str, float] = {}
@@ -89,18 +93,19 @@ class Starter:
         self._network = network
         self._network_error = network_error
 
-    async def start(self, managed: Managed, record: Callable[[Started], None]) -> None:
+    async def start(self, managed: Managed, timeline: Timeline, record: Callable[[Started], Container]) -> Container:
         """Run it. Raises what stands in the way, with nothing left behind; the agent's refusals keep their kinds.
 
-        ``record`` is called when it runs and owns the run from then on; should it fail, the start has failed."""
+        ``record`` is called when it runs and owns the run from then on; should it fail, the start has failed. What it
+        returns is returned."""
         container = managed.snapshot
-        timeline = Timeline()
         async with AsyncExitStack() as undo:
             undo.enter_context(self._sandboxes.starting())
             with _not_the_programs_fault():
                 endpoint = self._endpoint(container, undo)
                 timeline.mark("address")
                 sandbox = await self._sandbox(container, endpoint, undo)
+                timeline.rung = sandbox.rung
                 timeline.phases |= {f"sandbox.{name}": value for name, value in sandbox.timings.items()}
                 timeline.mark("sandbox")
                 if endpoint is not None and self._network is not None:
@@ -137,9 +142,10 @@ class Starter:
             timeline.mark("agent.start")
             timeline.total()
             networks = self._networks(container, endpoint)
-            record(Started(run, pid, started_ns, networks, bindings, timeline.phases))
+            recorded = record(Started(run, pid, started_ns, networks, bindings, timeline.phases, timeline.rung))
             undo.pop_all()
         managed.hub.input.set_result(agent.input(stdio.io) if container.config.open_stdin else None)
+        return recorded
 
     def _networks(self, container: Container, endpoint: Endpoint | None) -> tuple[NetworkAttachment, ...]:
         return tuple(

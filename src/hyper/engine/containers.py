@@ -20,6 +20,7 @@ from hyper.engine.events import EventLog
 from hyper.engine.layout import Layout
 from hyper.engine.lifecycle import LifeCycle
 from hyper.engine.managed import Managed, WaitCondition
+from hyper.engine.metrics import EngineMetrics
 from hyper.engine.model import Container, ContainerConfig, ContainerUpdate, LogEntry, Status, WaitResult
 from hyper.engine.names import generate
 from hyper.engine.output import OutputHub
@@ -51,6 +52,7 @@ class ContainerUseCases:
         on_removed: Callable[[str], None],
         network_ids: Mapping[str, str],
         default_memory_bytes: int,
+        metrics: EngineMetrics,
     ) -> None:
         self._registry = registry
         self._layout = layout
@@ -67,6 +69,7 @@ class ContainerUseCases:
             events=events,
             tasks=tasks,
             remove_ended=self.remove_ended,
+            metrics=metrics,
         )
         self._network_ids = network_ids
         self._updates = LimitUpdates(registry, events, default_memory_bytes)

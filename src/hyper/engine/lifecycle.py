@@ -16,6 +16,7 @@ import msgspec
 
 from hyper.engine.events import EventLog
 from hyper.engine.managed import Managed
+from hyper.engine.metrics import EngineMetrics
 from hyper.engine.model import Container, NetworkAttachment, Status
 from hyper.engine.output import OutputHub
 from hyper.engine.registry import ContainerRegistry
@@ -45,6 +46,7 @@ class LifeCycle:
         events: EventLog,
         tasks: TaskSet,
         remove_ended: Callable[[Managed], Awaitable[None]],
+        metrics: EngineMetrics,
     ) -> None:
         """``remove_ended``: removes a container that has no process, if it still has none."""
         self._registry = registry
@@ -53,6 +55,7 @@ class LifeCycle:
         self._events = events
         self._tasks = tasks
         self._remove_ended = remove_ended
+        self._metrics = metrics
 
     # --- start -------------------------------------------------------------------------------------------------
 
@@ -80,6 +83,7 @@ class LifeCycle:
             managed.hub.end()
             managed.hub = OutputHub()
             if isinstance(error, HyperError):
+                self._metrics.failed(timeline.rung, error)
                 # As dockerd 20.10: no event, and who waits for the next exit waits on.
                 code = start_failure_code(error)
                 failed = managed.with_state(exit_code=code, error=error.message, rung="")
@@ -87,6 +91,7 @@ class LifeCycle:
                 if failed.config.auto_remove:
                     self._tasks.spawn(self._remove_quietly(managed), name="auto-remove")
             raise
+        self._metrics.started(container)
         self._events.of_container(managed.snapshot, "start")
         return container
 
@@ -137,6 +142,7 @@ class LifeCycle:
         self._registry.note(
             managed, msgspec.structs.replace(exited, networks=_disconnected(exited.networks), bindings=())
         )
+        self._metrics.ended(end)
         if end.oom_killed:
             self._events.of_container(managed.snapshot, "oom")
         self._events.of_container(managed.snapshot, "die", exitCode=str(end.exit_code))

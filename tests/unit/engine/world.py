@@ -27,6 +27,7 @@ from hyper.hypervisors.fake import FakeHost, FakeHypervisor
 from hyper.hypervisors.qemu.settings import QemuSettings
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
+from hyper.metrics import Metrics
 from hyper.sandboxes.boot_image import GuestSettings
 from hyper.sandboxes.source import SandboxSettings, SandboxSource
 from hyper.system.database import Database
@@ -180,6 +181,7 @@ class Daemon:
     source: SandboxSource
     database: Database
     images: ImageStore
+    metrics: Metrics
 
     async def leave(self, *, stop_containers: bool = False) -> None:
         await self.engine.close(stop_containers=stop_containers)
@@ -253,8 +255,9 @@ class World:
             hypervisor=lambda _identities, _image, _alive: FakeHypervisor(self.host),
         )
         settings = EngineSettings(id="test", data_root=data, exec_root=self.folder / "run", rootfs_bytes=16 << 20)
-        engine = LiveEngine(settings, database, images, disks, source, None, "not in this test")
-        self.daemons.append(Daemon(engine, source, database, images))
+        metrics = Metrics()
+        engine = LiveEngine(settings, database, images, disks, source, None, "not in this test", metrics)
+        self.daemons.append(Daemon(engine, source, database, images, metrics))
         await engine.open()
         if not images.list():
             made = image(layer({"bin/tool": b"#!"}), Cmd=["/bin/tool"], StopSignal="NONSENSE")

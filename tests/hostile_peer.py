@@ -32,6 +32,7 @@ from hyper.hypervisors.qemu.settings import QemuSettings
 from hyper.images import builtin
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
+from hyper.metrics import Metrics
 from hyper.sandboxes.boot_image import BootImage, GuestSettings
 from hyper.sandboxes.source import SandboxSettings, SandboxSource
 from hyper.system.database import Database
@@ -247,7 +248,7 @@ class World:
         source = SandboxSource(settings, connect=connect, hypervisor=driver)
         stack.push_async_callback(source.close)
         engine = EngineSettings(id="test", data_root=self.folder, exec_root=self.folder, rootfs_bytes=16 << 20)
-        self.engine = LiveEngine(engine, database, images, disks, source, None, "none in this test")
+        self.engine = LiveEngine(engine, database, images, disks, source, None, "none in this test", Metrics())
         await self.engine.open()
         stack.push_async_callback(self.engine.close, stop_containers=False)
         server = HttpServer(DockerApi(self.engine))

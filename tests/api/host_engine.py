@@ -30,6 +30,7 @@ from hyper.engine.events import EventLog
 from hyper.engine.model import (
     Container,
     ContainerConfig,
+    ContainerUpdate,
     EngineInfo,
     Exec,
     ExecConfig,
@@ -43,6 +44,7 @@ from hyper.engine.names import generate
 from hyper.engine.output import OutputHub
 from hyper.engine.registry import check_name
 from hyper.engine.signals import parse_signal
+from hyper.engine.update import updated
 from hyper.errors import AlreadyExists, Conflict, NotFound, NotModified, PermissionDenied
 from hyper.images.catalog import ImageUser
 from hyper.images.store import ImageStore
@@ -269,8 +271,9 @@ class HostContainers:
             if item.snapshot.image_id == image_id
         ]
 
-    async def start(self, reference: str) -> None:
+    async def start(self, reference: str) -> Container:
         managed = self.find(reference)
+        began = time.monotonic()
         if managed.snapshot.state.live:
             raise NotModified("it runs already")
         container = managed.snapshot
@@ -295,13 +298,17 @@ class HostContainers:
                 self._drop(managed)
             raise
         managed.set_state(status=Status.RUNNING, pid=process.pid, started_ns=time.time_ns(), finished_ns=0, exit_code=0)
-        managed.snapshot = msgspec.structs.replace(
-            managed.snapshot, networks=(NetworkAttachment(network="bridge", address="192.0.2.2", prefix_length=24),)
+        took_ms = round((time.monotonic() - began) * 1e3, 2)
+        managed.snapshot = started = msgspec.structs.replace(
+            managed.snapshot,
+            networks=(NetworkAttachment(network="bridge", address="192.0.2.2", prefix_length=24),),
+            timings_ms={"process": took_ms, "total": took_ms},
         )
         self._emit(managed, "start")
         task = asyncio.create_task(self._follow(managed, process))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return started
 
     async def _follow(self, managed: Managed, process: HostProcess) -> None:
         code = await process.ended
@@ -340,11 +347,11 @@ class HostContainers:
         await ended
         self._emit(managed, "stop")
 
-    async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
+    async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> Container:
         managed = self.find(reference)
         if managed.process is not None:
             await self.stop(reference, timeout_s=timeout_s, signal=signal)
-        await self.start(reference)
+        return await self.start(reference)
 
     async def kill(self, reference: str, signal: str) -> None:
         number = parse_signal(signal)
@@ -377,6 +384,14 @@ class HostContainers:
         if any(item.snapshot.name == name for item in self._managed.values()):
             raise AlreadyExists(f'Conflict. The container name "/{name}" is already in use')
         managed.snapshot = msgspec.structs.replace(managed.snapshot, name=name)
+
+    async def update(self, reference: str, changes: ContainerUpdate) -> tuple[str, ...]:
+        """Recorded only: these processes have no limits."""
+        managed = self.find(reference)
+        config = updated(managed.snapshot.config, changes)
+        managed.snapshot = msgspec.structs.replace(managed.snapshot, config=config)
+        self._emit(managed, "update")
+        return ()
 
     async def remove(self, reference: str, *, force: bool) -> None:
         managed = self.find(reference)

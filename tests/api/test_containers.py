@@ -134,3 +134,36 @@ def test_a_program_that_cannot_be_started_is_told_as_docker_tells_it(door: Door)
             answer = door.http("POST", f"/containers/{id_}/start")
             assert (answer.status, words in answer.message) == (400, True), answer
             assert "OCI runtime create failed" in answer.message
+
+
+def test_an_update_is_shown_by_inspect(door: Door) -> None:
+    with created(door, "sleep", "60", HostConfig={"Memory": 64 << 20, "AutoRemove": True}) as id_:
+        answer = door.http("POST", f"/containers/{id_}/update", {"Memory": 128 << 20, "NanoCpus": 10**9})
+        assert (answer.status, answer.json) == (200, {"Warnings": []})
+        host = door.http("GET", f"/containers/{id_}/json").json["HostConfig"]
+        assert (host["Memory"], host["NanoCpus"], host["RestartPolicy"]["Name"]) == (128 << 20, 10**9, "no")
+        for body, status, message in (
+            ({"CpuQuota": 5000}, 409, "CPU Quota cannot be updated as NanoCPUs has already been set"),
+            ({"RestartPolicy": {"Name": "always"}}, 409, "because AutoRemove is enabled"),
+            ({"Memory": 1024}, 400, "Minimum memory limit allowed is 6MB"),
+            ({"Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 1}]}, 501, "Ulimits cannot be honoured"),
+        ):
+            refused = door.http("POST", f"/containers/{id_}/update", body)
+            assert (refused.status, message in refused.message) == (status, True), refused
+        assert door.http("GET", f"/containers/{id_}/json").json["HostConfig"] == host
+    assert door.http("POST", f"/containers/{id_}/update", {"Memory": 64 << 20}).status == 404
+
+
+def test_other_restart_policies_are_refused_by_name(door: Door) -> None:
+    with created(door, "true") as id_:
+        answer = door.http("POST", f"/containers/{id_}/update", {"RestartPolicy": {"Name": "unless-stopped"}})
+        assert (answer.status, '"unless-stopped" is not there yet' in answer.message) == (501, True), answer
+
+
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_the_answer_to_a_start_tells_where_its_time_went(door: Door, verb: str) -> None:
+    with created(door, "true", HostConfig={"AutoRemove": True}) as id_:
+        answer = door.http("POST", f"/containers/{id_}/{verb}")
+        assert answer.status == 204
+        told = dict(metric.split(";") for metric in answer.headers["server-timing"].split(", "))
+        assert float(told["total"].removeprefix("dur=")) > 0

@@ -238,3 +238,16 @@ def test_events_are_told_as_they_happen(door: Door) -> None:
         door.docker("wait", name)
         assert events.stdout.readline().strip() in (b"create", b"start", b"die")
         events.terminate()
+
+
+def test_update_is_inspected_and_told_as_an_event(door: Door) -> None:
+    with door.name() as name:
+        door.docker("create", "--name", name, "busybox", "true")
+        before = int(time.time())
+        assert door.out("update", "--memory", "64m", "--cpus", "0.5", "--pids-limit", "9", name) == name
+        shown = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}"
+        assert door.out("inspect", "-f", shown, name) == f"{64 << 20} 500000000 9"
+        options = ("--since", str(before), "--until", str(int(time.time()) + 1), "--filter", f"container={name}")
+        assert "update" in door.out("events", "--format", "{{.Action}}", *options).split()
+        refused = door.docker("update", "--restart", "always", name, check=False)
+        assert (refused.returncode, b'"always" is not there yet' in refused.stderr) == (1, True)

@@ -161,3 +161,11 @@ def test_events_are_decoded(client: Any, sleeper: Any) -> None:
 def test_networks_and_volumes_can_be_asked_for(client: Any) -> None:
     assert "none" in [network.name for network in client.networks.list()]
     assert client.volumes.list() == []
+
+
+def test_update(sleeper: Any) -> None:
+    assert sleeper.update(mem_limit="64m", cpu_shares=512) == {"Warnings": []}
+    sleeper.reload()
+    assert (sleeper.attrs["HostConfig"]["Memory"], sleeper.attrs["HostConfig"]["CpuShares"]) == (64 << 20, 512)
+    with pytest.raises(docker.errors.APIError, match="Minimum memory limit allowed is 6MB"):
+        sleeper.update(mem_limit="1k")

@@ -240,3 +240,43 @@ def test_hyperd_is_started_when_none_runs() -> None:
                 while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
                     time.sleep(0.05)
                 assert not os.path.exists(f"/proc/{pid}")
+
+
+TOLD = re.compile(rb"started in \d+\.\d ms[^\n]*\n(  .* \d+\.\d +\S.*\n)+")
+
+
+def test_timings_are_told_whatever_becomes_of_the_container(door: Door) -> None:
+    name = f"cli-{secrets.token_hex(4)}"
+    result = hyper(door, *RUN, "--timings", "busybox", "sh", "-c", "echo out; exit 3", code=3)
+    assert result.stdout == b"out\n"
+    assert TOLD.fullmatch(result.stderr)
+    assert b"; first output " in result.stderr
+    assert b"\x1b" not in result.stderr
+    result = hyper(door, "run", "-d", "--rm", "--timings", "--network", "none", "busybox", "true")
+    assert re.fullmatch(rb"[0-9a-f]{64}\n", result.stdout)
+    assert TOLD.fullmatch(result.stderr)
+    hyper(door, "create", "--name", name, "--network", "none", "busybox", "sh", "-c", "echo out; sleep 0.5")
+    assert TOLD.fullmatch(hyper(door, "start", "--timings", name).stderr)
+    assert b"running already" in hyper(door, "start", "--timings", name).stderr
+    hyper(door, "wait", name)
+    assert TOLD.fullmatch(hyper(door, "start", "-a", "--timings", name).stderr)
+    hyper(door, "rm", "-f", name)
+    failed = hyper(door, *RUN, "--timings", "busybox", "/nowhere", code=127)
+    assert b"started in" not in failed.stderr
+
+
+def test_timings_on_a_terminal_have_colour_and_its_width(door: Door) -> None:
+    screen = Screen(*HYPER, "-H", door.address, *RUN, "-it", "--timings", "busybox", "sh")
+    screen.expect("# ")
+    screen.resize(24, 60)
+    screen.type("exit\n")
+    screen.expect(r"started in \d+\.\d ms.*\r\n  .*\x1b\[36m")
+    assert screen.wait() == 0
+    os.close(screen.fd)
+
+
+def test_update_changes_limits(door: Door, sleeper: str) -> None:
+    assert out(door, "update", "--pids-limit", "9", "--cpus", "0.5", sleeper) == sleeper
+    assert out(door, "inspect", "-f", "{{.HostConfig.PidsLimit}} {{.HostConfig.NanoCpus}}", sleeper) == "9 500000000"
+    assert b"BlkioWeight" in hyper(door, "update", "--blkio-weight", "10", sleeper, code=1).stderr
+    hyper(door, "update", sleeper, code=125)

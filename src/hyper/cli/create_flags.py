@@ -16,18 +16,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+LIMIT_FLAGS: tuple[Flag, ...] = (
+    value("-c --cpu-shares", "CPU shares (relative weight)", metavar="int"),
+    value("--cpu-period", "CPU quota's period in microseconds", metavar="int"),
+    value("--cpu-quota", "CPU quota in microseconds", metavar="int"),
+    value("--cpus", "Number of CPUs", metavar="decimal"),
+    value("--cpuset-cpus", "CPUs that may be used (0-3, 0,1)"),
+    value("-m --memory", "Memory limit (512m, 2g)", metavar="bytes"),
+    value("--memory-reservation", "Soft memory limit", metavar="bytes"),
+    value("--memory-swap", "Memory and swap together; -1 for unlimited swap", metavar="bytes"),
+    value("--pids-limit", "Most processes; -1 for no limit", metavar="int"),
+)
+"""Those that `update` has, too."""
+
 CREATE_FLAGS: tuple[Flag, ...] = (
+    *LIMIT_FLAGS,
     many("--add-host", "Add a line to /etc/hosts (name:address)"),
     many("--annotation", "Add an annotation to the container"),
     many("-a --attach", "Attach to stdin, stdout or stderr"),
     many("--cap-add", "Add a Linux capability"),
     many("--cap-drop", "Drop a Linux capability"),
     value("--cidfile", "Write the container's ID to this file", metavar="file"),
-    value("-c --cpu-shares", "CPU shares (relative weight)", metavar="int"),
-    value("--cpu-period", "CPU quota's period in microseconds", metavar="int"),
-    value("--cpu-quota", "CPU quota in microseconds", metavar="int"),
-    value("--cpus", "Number of CPUs", metavar="decimal"),
-    value("--cpuset-cpus", "CPUs that may be used (0-3, 0,1)"),
     many("--dns", "Use these name servers"),
     many("--dns-opt --dns-option", "Use these resolver options"),
     many("--dns-search", "Use these search domains"),
@@ -45,15 +54,11 @@ CREATE_FLAGS: tuple[Flag, ...] = (
     value("--log-driver", "Logging driver"),
     many("--log-opt", "Logging driver's options"),
     value("--mac-address", "The container's MAC address"),
-    value("-m --memory", "Memory limit (512m, 2g)", metavar="bytes"),
-    value("--memory-reservation", "Soft memory limit", metavar="bytes"),
-    value("--memory-swap", "Memory and swap together; -1 for unlimited swap", metavar="bytes"),
     many("--mount", "Mount a volume or a folder"),
     value("--name", "Name the container"),
     value("--net --network", "bridge or none", metavar="network"),
     switch("--oom-kill-disable", "Do not kill the container's processes when memory runs out"),
     value("--oom-score-adj", "Preference of the OOM killer (-1000 to 1000)", metavar="int"),
-    value("--pids-limit", "Most processes", metavar="int"),
     value("--platform", "The image's platform"),
     switch("--privileged", "Give all capabilities and devices (inside of its VM)"),
     many("-p --publish", "Publish a port ([[address:]port:]port[/protocol])"),
@@ -148,22 +153,14 @@ def _host_config(
         "ConsoleSize": list(console_size),
     }
     optional: dict[str, object] = {
+        **limits(parsed),
         "Binds": parsed.list("volume"),
         "Mounts": [mount(text) for text in parsed.list("mount")],
         "Tmpfs": {path: options for path, _, options in (text.partition(":") for text in parsed.list("tmpfs"))},
         "Sysctls": pairs(parsed.list("sysctl"), "--sysctl"),
         "Ulimits": [ulimit(text) for text in parsed.list("ulimit")],
         "Annotations": pairs(parsed.list("annotation"), "--annotation"),
-        "CpuShares": parsed.integer("cpu-shares"),
-        "CpuPeriod": parsed.integer("cpu-period"),
-        "CpuQuota": parsed.integer("cpu-quota"),
-        "CpusetCpus": parsed.value("cpuset-cpus"),
-        "NanoCpus": _nano_cpus(parsed.value("cpus")),
-        "Memory": _size(parsed, "memory"),
-        "MemoryReservation": _size(parsed, "memory-reservation"),
-        "MemorySwap": -1 if parsed.value("memory-swap") == "-1" else _size(parsed, "memory-swap"),
         "ShmSize": _size(parsed, "shm-size"),
-        "PidsLimit": parsed.integer("pids-limit"),
         "OomScoreAdj": parsed.integer("oom-score-adj"),
         "OomKillDisable": parsed.on("oom-kill-disable"),
         "Init": parsed.on("init"),
@@ -173,6 +170,22 @@ def _host_config(
         options = pairs(parsed.list("log-opt"), "--log-opt")
         host["LogConfig"] = {"Type": parsed.value("log-driver"), "Config": options}
     return host
+
+
+def limits(parsed: Parsed) -> dict[str, Any]:
+    """What :data:`LIMIT_FLAGS` say, as ``Resources`` of the API: those that were given and say something."""
+    found = {
+        "CpuShares": parsed.integer("cpu-shares"),
+        "CpuPeriod": parsed.integer("cpu-period"),
+        "CpuQuota": parsed.integer("cpu-quota"),
+        "CpusetCpus": parsed.value("cpuset-cpus"),
+        "NanoCpus": _nano_cpus(parsed.value("cpus")),
+        "Memory": _size(parsed, "memory"),
+        "MemoryReservation": _size(parsed, "memory-reservation"),
+        "MemorySwap": -1 if parsed.value("memory-swap") == "-1" else _size(parsed, "memory-swap"),
+        "PidsLimit": parsed.integer("pids-limit"),
+    }
+    return {name: setting for name, setting in found.items() if setting or (name == "PidsLimit" and setting == 0)}
 
 
 def _size(parsed: Parsed, key: str) -> int:

@@ -17,6 +17,7 @@ from hyper.errors import FailedPrecondition, HyperError, InvalidArgument, NotFou
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hyper.cli.main import Session
+    from hyper.cli.timings import Timings
 
 FAILED = 125
 CANNOT_EXECUTE = 126
@@ -24,13 +25,20 @@ NOT_FOUND = 127
 
 _DETACH_KEYS = value("--detach-keys", "The keys that detach from a terminal", metavar="keys")
 _SIG_PROXY = switch("--sig-proxy", "Pass signals on to the process", default=True)
+_TIMINGS = switch("--timings", "Show at the end where the start's time went, phase by phase")
 
 
 def run(session: Session, arguments: Sequence[str]) -> int:
     parsed = parse(
         "run",
         arguments,
-        (*CREATE_FLAGS, switch("-d --detach", "Run in the background and print the ID"), _DETACH_KEYS, _SIG_PROXY),
+        (
+            *CREATE_FLAGS,
+            switch("-d --detach", "Run in the background and print the ID"),
+            _DETACH_KEYS,
+            _SIG_PROXY,
+            _TIMINGS,
+        ),
         usage="[FLAGS] IMAGE [COMMAND] [ARGUMENT...]",
         summary="Create and run a new container from an image.",
         at_least=1,
@@ -47,12 +55,15 @@ def run(session: Session, arguments: Sequence[str]) -> int:
     except HyperError as error:
         return _failed(error)
     engine, path = session.engine, f"/containers/{container_id}"
+    timings = _timings(parsed)
     if detach:
         try:
-            engine.json("POST", f"{path}/start")
+            _start(engine, path, timings)
         except HyperError as error:
             return _failed(error)
-        print(container_id)
+        print(container_id, flush=True)
+        if timings is not None:
+            timings.show()
         return 0
     return _foreground(
         engine,
@@ -63,6 +74,7 @@ def run(session: Session, arguments: Sequence[str]) -> int:
         sig_proxy=parsed.on("sig-proxy"),
         removed=parsed.on("rm"),
         start=True,
+        timings=timings,
     )
 
 
@@ -89,6 +101,7 @@ def start(session: Session, arguments: Sequence[str]) -> int:
             switch("-i --interactive", "Pass stdin on"),
             _DETACH_KEYS,
             _SIG_PROXY,
+            _TIMINGS,
         ),
         usage="[FLAGS] CONTAINER [CONTAINER...]",
         summary="Start one or more stopped containers.",
@@ -108,8 +121,17 @@ def start(session: Session, arguments: Sequence[str]) -> int:
             sig_proxy=parsed.on("sig-proxy"),
             removed=bool(found["HostConfig"].get("AutoRemove")),
             start=not found["State"]["Running"],
+            timings=_timings(parsed),
         )
-    return for_each(parsed.arguments, lambda name: engine.json("POST", f"/containers/{path_part(name)}/start"))
+
+    def begin(name: str) -> None:
+        timings = _timings(parsed)
+        _start(engine, f"/containers/{path_part(name)}", timings)
+        print(name, flush=True)
+        if timings is not None:
+            timings.show()
+
+    return for_each(parsed.arguments, begin, show=False)
 
 
 def attach(session: Session, arguments: Sequence[str]) -> int:
@@ -137,6 +159,7 @@ def attach(session: Session, arguments: Sequence[str]) -> int:
         sig_proxy=parsed.on("sig-proxy"),
         removed=False,
         start=False,
+        timings=None,
     )
 
 
@@ -210,8 +233,10 @@ def _foreground(
     sig_proxy: bool,
     removed: bool,
     start: bool,
+    timings: Timings | None,
 ) -> int:
-    """Attach, wait, start (in this order, so that nothing is missed), carry the streams, and return the exit code."""
+    """Attach, wait, start (in this order, so that nothing is missed), carry the streams, and return the exit code.
+    ``timings`` are shown when the terminal is the user's again."""
     path = f"/containers/{container_id}"
     query: dict[str, str | int | bool | None] = {"stream": 1, "stdin": stdin, "stdout": 1, "stderr": 1}
     if detach_keys:
@@ -235,11 +260,13 @@ def _foreground(
                 else None,
             ):
                 if start:
-                    engine.json("POST", f"{path}/start")
+                    _start(engine, path, timings)
                 if tty and terminal.is_terminal(1):
                     # Also after a start that was told the size: not every engine heeds it.
                     errands.add(lambda other: _resize(other, path))
                 streams.pump()
+                if timings is not None:
+                    timings.first_output_s = streams.first_output_s
                 if streams.detached:
                     return 0
                 answer = decode(response.read(1024 * 1024))
@@ -252,6 +279,22 @@ def _foreground(
         errands.close()
         if wait is not None:
             wait.close()
+        if timings is not None:
+            timings.show()
+
+
+def _timings(parsed: Parsed) -> Timings | None:
+    if not parsed.on("timings"):
+        return None
+    from hyper.cli.timings import Timings
+
+    return Timings()
+
+
+def _start(engine: Engine, path: str, timings: Timings | None) -> None:
+    headers = engine.act("POST", f"{path}/start")
+    if timings is not None:
+        timings.started(headers)
 
 
 def _resize(engine: Engine, path: str) -> None:

@@ -13,6 +13,7 @@ import queue
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -46,6 +47,8 @@ class Streams:
         self._raw = ExitStack()
         self.detached = False
         """The user typed the detach keys; the process goes on."""
+        self.first_output_s: float | None = None
+        """When the first of its output came (monotonic)."""
 
     def __enter__(self) -> Streams:
         if self._tty and self._stdin:
@@ -60,13 +63,19 @@ class Streams:
         """Until the output ends or the user detaches."""
         if self._stdin:
             threading.Thread(target=self._send_stdin, daemon=True).start()
-        pieces = iter(lambda: self._connection.read_some(READ_BYTES), b"")
+        pieces = self._pieces()
         if self._tty:
             for piece in pieces:
                 write_all(1, memoryview(piece))
         else:
             for stream, part in split_frames(pieces):
                 write_all(2 if stream >= STDERR else 1, part)
+
+    def _pieces(self) -> Iterator[bytes]:
+        while piece := self._connection.read_some(READ_BYTES):
+            if self.first_output_s is None:
+                self.first_output_s = time.monotonic()
+            yield piece
 
     def _send_stdin(self) -> None:
         # Signals are the main thread's, whose reads they must interrupt.

@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "pause": ("lifecycle", "pause", "Freeze all processes of one or more containers"),
     "unpause": ("lifecycle", "unpause", "Let the processes of frozen containers go on"),
     "rename": ("lifecycle", "rename", "Rename a container"),
+    "update": ("update", "update", "Change limits of one or more containers"),
     "rm": ("lifecycle", "remove", "Remove one or more containers"),
     "images": ("images", "images", "List images"),
     "load": ("images_in", "load", "Load images from an archive made by docker save"),
@@ -54,6 +55,7 @@ GROUPS: dict[str, dict[str, str]] = {
                     "pause",
                     "unpause",
                     "rename",
+                    "update",
                     "rm",
                 ]
             )
@@ -96,7 +98,6 @@ NOT_YET = frozenset(
         "diff",
         "top",
         "stats",
-        "update",
         "volume",
         "network",
         "swarm",

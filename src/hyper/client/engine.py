@@ -135,6 +135,17 @@ class Engine:
         answer: Json = decode(content)
         return answer
 
+    def act(self, method: str, path: str, *, query: Query | None = None) -> dict[str, str]:
+        """A request whose answer has nothing to say but in its headers, which are returned (names in lower case)."""
+        response = self.request(method, path, query=query)
+        try:
+            response.read(MAX_ANSWER_BYTES)
+        except BaseException:
+            response.connection.close()
+            raise
+        self._keep(response)
+        return response.headers
+
     def object(self, method: str, path: str, *, query: Query | None = None, body: Json = None) -> dict[str, Any]:
         answer = self.json(method, path, query=query, body=body)
         if not isinstance(answer, dict):

@@ -51,12 +51,14 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
     """The daemon's whole life."""
     from hyper.api.docker.app import DockerApi
     from hyper.api.http.server import HttpServer
+    from hyper.api.metrics import routes as metrics_routes
     from hyper.engine.engine import EngineSettings, LiveEngine
     from hyper.engine.rehearsal import Rehearsal
     from hyper.guest.kernel import KernelSettings
     from hyper.hypervisors.qemu.settings import AcceleratorChoice, QemuSettings
     from hyper.images.store import ImageStore
     from hyper.images.writable import WritableDisks
+    from hyper.metrics import Metrics
     from hyper.sandboxes.boot_image import GuestSettings
     from hyper.sandboxes.pool import PoolSettings, default_size
     from hyper.sandboxes.sizing import SizingSettings
@@ -72,6 +74,7 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
         listeners = opened.enter_context(Listeners.open(settings.api_hosts, settings.group))
         database = Database(settings.data_root / "state.db")
         opened.callback(database.close)
+        metrics = Metrics()
         images = await ImageStore.open(settings.data_root, database)
         disks = await WritableDisks.open(settings.data_root)
         network, network_error = await _network(settings, database, root.root_id, opened)
@@ -122,13 +125,14 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
             sandboxes,
             network,
             network_error,
+            metrics,
         )
         await engine.open()
         opened.push_async_callback(_close_engine, engine, settings.live_restore)
         await _builtin_image(images, settings.data_root)
         probing = asyncio.create_task(sandboxes.open(), name="probe")
         opened.push_async_callback(_cancel, probing)
-        server = HttpServer(DockerApi(engine))
+        server = HttpServer(DockerApi(engine, metrics_routes(metrics)))
         opened.push_async_callback(server.close)
         for listener in listeners.sockets:
             await server.listen(listener)

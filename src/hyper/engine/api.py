@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 from hyper.engine.model import (
     Container,
     ContainerConfig,
+    ContainerUpdate,
     EngineInfo,
     Event,
     Exec,
@@ -68,15 +69,18 @@ class Containers(Protocol):
         """Bytes that the host stores for its writable layer, and for all it sees: that and its image."""
         ...
 
-    async def start(self, reference: str) -> None:
-        """NotModified when it runs already."""
+    async def start(self, reference: str) -> Container:
+        """The container as it was when it started: by now it may have ended, or be gone. NotModified when it runs
+        already."""
         ...
 
     async def stop(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
         """Stop signal, then SIGKILL after the timeout (-1: never). NotModified when it is not running."""
         ...
 
-    async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None: ...
+    async def restart(
+        self, reference: str, *, timeout_s: int | None = None, signal: str | None = None
+    ) -> Container: ...
 
     async def kill(self, reference: str, signal: str) -> None:
         """``signal``: "SIGTERM", "TERM" or "15". Conflict when it is not running."""
@@ -87,6 +91,11 @@ class Containers(Protocol):
     async def unpause(self, reference: str) -> None: ...
 
     async def rename(self, reference: str, name: str) -> None: ...
+
+    async def update(self, reference: str, changes: ContainerUpdate) -> tuple[str, ...]:
+        """New limits, at once when it runs; warnings. Conflict for what contradicts its other settings, or a memory
+        limit below what it uses."""
+        ...
 
     async def remove(self, reference: str, *, force: bool) -> None:
         """Conflict when it runs and not ``force``. Its writable layer, logs and addresses go with it."""

@@ -20,7 +20,8 @@ from hyper.engine.events import EventLog
 from hyper.engine.layout import Layout
 from hyper.engine.lifecycle import LifeCycle
 from hyper.engine.managed import Managed, WaitCondition
-from hyper.engine.model import Container, ContainerConfig, LogEntry, Status, WaitResult
+from hyper.engine.metrics import EngineMetrics
+from hyper.engine.model import Container, ContainerConfig, ContainerUpdate, LogEntry, Status, WaitResult
 from hyper.engine.names import generate
 from hyper.engine.output import OutputHub
 from hyper.engine.records import name_taken
@@ -28,6 +29,7 @@ from hyper.engine.registry import ContainerRegistry, check_name
 from hyper.engine.signals import parse_signal
 from hyper.engine.starter import Starter
 from hyper.engine.tasks import TaskSet
+from hyper.engine.update import LimitUpdates
 from hyper.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
@@ -49,6 +51,8 @@ class ContainerUseCases:
         tasks: TaskSet,
         on_removed: Callable[[str], None],
         network_ids: Mapping[str, str],
+        default_memory_bytes: int,
+        metrics: EngineMetrics,
     ) -> None:
         self._registry = registry
         self._layout = layout
@@ -65,8 +69,10 @@ class ContainerUseCases:
             events=events,
             tasks=tasks,
             remove_ended=self.remove_ended,
+            metrics=metrics,
         )
         self._network_ids = network_ids
+        self._updates = LimitUpdates(registry, events, default_memory_bytes)
 
     # --- create, look up, rename -------------------------------------------------------------------------------
 
@@ -132,11 +138,17 @@ class ContainerUseCases:
             self._registry.store(managed, msgspec.structs.replace(managed.snapshot, name=name))
         self._events.of_container(managed.snapshot, "rename", oldName=f"/{old}")
 
+    async def update(self, reference: str, changes: ContainerUpdate) -> tuple[str, ...]:
+        managed = self._registry.find(reference)
+        return await self._tasks.carry_out(
+            self._updates.update(managed, changes), name=f"request: update {managed.id[:12]}"
+        )
+
     # --- start and end -----------------------------------------------------------------------------------------
 
-    async def start(self, reference: str) -> None:
+    async def start(self, reference: str) -> Container:
         managed = self._registry.find(reference)
-        await self._tasks.carry_out(self.life.start(managed), name=f"request: start {managed.id[:12]}")
+        return await self._tasks.carry_out(self.life.start(managed), name=f"request: start {managed.id[:12]}")
 
     async def stop(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
         managed = self._registry.find(reference)
@@ -144,9 +156,9 @@ class ContainerUseCases:
             self.life.stop(managed, timeout_s=timeout_s, signal=signal), name=f"request: stop {managed.id[:12]}"
         )
 
-    async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> None:
+    async def restart(self, reference: str, *, timeout_s: int | None = None, signal: str | None = None) -> Container:
         managed = self._registry.find(reference)
-        await self._tasks.carry_out(
+        return await self._tasks.carry_out(
             self.life.restart(managed, timeout_s=timeout_s, signal=signal), name=f"request: restart {managed.id[:12]}"
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from hyper.engine.model import Container, ContainerConfig, NetworkAttachment
+from hyper.engine.model import Container, ContainerConfig, NetworkAttachment, RestartPolicy
 from hyper.engine.runtime import runtime_spec
 from hyper.engine.signals import parse_signal
 from hyper.errors import InvalidArgument, Unsupported
@@ -95,14 +95,17 @@ def _check(config: ContainerConfig) -> None:
         )
     if config.mac_address:
         raise Unsupported("a MAC address of your own is not there yet: it is derived from the address")
-    if config.restart_policy.name != "no":
-        raise Unsupported(
-            f'restart policy "{config.restart_policy.name}" is not there yet: only "no" works, '
-            "start the container yourself"
-        )
+    check_restart_policy(config.restart_policy)
     if config.log_driver not in ("json-file", ""):
         raise Unsupported(f'logging driver "{config.log_driver}" is not there yet: only json-file works')
     if config.log_options:
         raise Unsupported("options of the logging driver are not there yet: json-file keeps everything")
     if config.stop_signal:
         parse_signal(config.stop_signal)
+
+
+def check_restart_policy(policy: RestartPolicy) -> None:
+    if policy.name != "no":
+        raise Unsupported(
+            f'restart policy "{policy.name}" is not there yet: only "no" works, start the container yourself'
+        )

@@ -13,6 +13,7 @@ from hyper.engine.events import EventLog
 from hyper.engine.execs import ExecUseCases
 from hyper.engine.images import ImageUseCases
 from hyper.engine.layout import Layout
+from hyper.engine.metrics import EngineMetrics
 from hyper.engine.model import EngineInfo, NetworkInfo, Status
 from hyper.engine.networks import builtin_networks
 from hyper.engine.records import EngineRecords
@@ -23,6 +24,7 @@ from hyper.engine.tasks import TaskSet
 from hyper.errors import NotModified
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
+from hyper.metrics import Metrics
 from hyper.networks.bridge import BridgeNetwork
 from hyper.sandboxes.source import SandboxSource
 from hyper.system.database import Database
@@ -56,6 +58,7 @@ class LiveEngine:
         sandboxes: SandboxSource,
         network: BridgeNetwork | None,
         network_error: str,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._store = images
@@ -80,6 +83,8 @@ class LiveEngine:
             tasks=self._tasks,
             on_removed=self.execs.forget_container,
             network_ids={one.name: one.id for one in builtin_networks(settings.id, network)},
+            default_memory_bytes=sandboxes.default_memory_bytes,
+            metrics=EngineMetrics(metrics, self._registry, lambda: len(images.list()), sandboxes.describe),
         )
         self.images = ImageUseCases(images, self._registry, self.events)
         self._recovery = Recovery(

@@ -16,12 +16,13 @@ import msgspec
 
 from hyper.engine.events import EventLog
 from hyper.engine.managed import Managed
-from hyper.engine.model import NetworkAttachment, Status
+from hyper.engine.metrics import EngineMetrics
+from hyper.engine.model import Container, NetworkAttachment, Status
 from hyper.engine.output import OutputHub
 from hyper.engine.registry import ContainerRegistry
 from hyper.engine.run import DRAIN_S, Run, RunEnd
 from hyper.engine.signals import parse_signal
-from hyper.engine.starter import Started, Starter, start_failure_code
+from hyper.engine.starter import Started, Starter, Timeline, start_failure_code
 from hyper.engine.tasks import TaskSet
 from hyper.errors import Conflict, HyperError, InvalidArgument, NotFound, NotModified
 from hyper.networks.bridge import BridgeNetwork
@@ -45,6 +46,7 @@ class LifeCycle:
         events: EventLog,
         tasks: TaskSet,
         remove_ended: Callable[[Managed], Awaitable[None]],
+        metrics: EngineMetrics,
     ) -> None:
         """``remove_ended``: removes a container that has no process, if it still has none."""
         self._registry = registry
@@ -53,39 +55,47 @@ class LifeCycle:
         self._events = events
         self._tasks = tasks
         self._remove_ended = remove_ended
+        self._metrics = metrics
 
     # --- start -------------------------------------------------------------------------------------------------
 
-    async def start(self, managed: Managed) -> None:
+    async def start(self, managed: Managed) -> Container:
+        """The container as it started."""
         async with managed.lock:
             if managed.state.status is Status.PAUSED:
                 raise Conflict("cannot start a paused container, try unpause instead")
             if managed.state.live:
                 raise NotModified(f"container {managed.snapshot.name} is already running")
-            await self._start(managed)
+            return await self._start(managed)
 
-    async def _start(self, managed: Managed) -> None:
+    async def _start(self, managed: Managed) -> Container:
         """With the lock held."""
         if managed.removing or managed.removed:
             raise Conflict(f"container {managed.id} is marked for removal and cannot be started")
         if managed.teardown is not None:
             await asyncio.shield(managed.teardown)
+        timeline = Timeline()
         try:
-            await self._starter.start(managed, lambda started: self._record_start(managed, started))
+            container = await self._starter.start(
+                managed, timeline, lambda started: self._record_start(managed, started)
+            )
         except BaseException as error:
             managed.hub.end()
             managed.hub = OutputHub()
             if isinstance(error, HyperError):
+                self._metrics.failed(timeline.rung, error)
                 # As dockerd 20.10: no event, and who waits for the next exit waits on.
                 code = start_failure_code(error)
-                failed = managed.with_state(exit_code=code, error=error.message)
+                failed = managed.with_state(exit_code=code, error=error.message, rung="")
                 self._registry.note(managed, msgspec.structs.replace(failed, sandbox_id="", timings_ms={}))
                 if failed.config.auto_remove:
                     self._tasks.spawn(self._remove_quietly(managed), name="auto-remove")
             raise
+        self._metrics.started(container)
         self._events.of_container(managed.snapshot, "start")
+        return container
 
-    def _record_start(self, managed: Managed, started: Started) -> None:
+    def _record_start(self, managed: Managed, started: Started) -> Container:
         running = managed.with_state(
             status=Status.RUNNING,
             pid=started.pid,
@@ -94,6 +104,7 @@ class LifeCycle:
             exit_code=0,
             error="",
             oom_killed=False,
+            rung=started.rung,
         )
         self._registry.store(
             managed,
@@ -107,6 +118,7 @@ class LifeCycle:
         )
         managed.run = started.run
         self.follow(managed, started.run)
+        return managed.snapshot
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -130,6 +142,7 @@ class LifeCycle:
         self._registry.note(
             managed, msgspec.structs.replace(exited, networks=_disconnected(exited.networks), bindings=())
         )
+        self._metrics.ended(end)
         if end.oom_killed:
             self._events.of_container(managed.snapshot, "oom")
         self._events.of_container(managed.snapshot, "die", exitCode=str(end.exit_code))
@@ -207,12 +220,13 @@ class LifeCycle:
             await run.sandbox.destroy(graceful=False)
         await self._over(managed, run)
 
-    async def restart(self, managed: Managed, *, timeout_s: int | None, signal: str | None) -> None:
+    async def restart(self, managed: Managed, *, timeout_s: int | None, signal: str | None) -> Container:
         async with managed.lock:
             if managed.run is not None:
                 await self.stop(managed, timeout_s=timeout_s, signal=signal)
-            await self._start(managed)
+            started = await self._start(managed)
         self._events.of_container(managed.snapshot, "restart")
+        return started
 
     async def _signal(self, managed: Managed, run: Run, number: int, *, thaw: bool) -> None:
         await run.sandbox.agent.signal(managed.id, number)

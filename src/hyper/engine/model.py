@@ -129,6 +129,22 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Rows and columns of the first terminal, (0, 0) when unknown."""
 
 
+class ContainerUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """New values for members of a container's :class:`ContainerConfig`; None leaves one as it is."""
+
+    memory_bytes: int | None = None
+    memory_swap_bytes: int | None = None
+    memory_reservation_bytes: int | None = None
+    nano_cpus: int | None = None
+    cpu_shares: int | None = None
+    cpu_period_us: int | None = None
+    cpu_quota_us: int | None = None
+    cpuset_cpus: str | None = None
+    pids_limit: int | None = None
+    """0: no limit."""
+    restart_policy: RestartPolicy | None = None
+
+
 class ContainerState(msgspec.Struct, frozen=True, kw_only=True):
     """What it is now. ``exit_code`` is of the last run; times are ns since the epoch, 0 for "never"."""
 
@@ -141,6 +157,8 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True):
     started_ns: int = 0
     finished_ns: int = 0
     restart_count: int = 0
+    rung: str = ""
+    """Where the VM of the last start came from: "pool", "template" or "cold"."""
 
     @property
     def live(self) -> bool:

@@ -9,6 +9,8 @@ nothing; one that succeeds hands them to the :class:`~hyper.engine.run.Run`. Nei
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ import msgspec
 from hyper.engine.layout import Layout
 from hyper.engine.log_file import LogWriter
 from hyper.engine.managed import Managed
-from hyper.engine.model import Container, NetworkAttachment, PortBinding
+from hyper.engine.model import Container, ContainerConfig, NetworkAttachment, PortBinding
 from hyper.engine.ports import requested_ports
 from hyper.engine.run import Run
 from hyper.engine.runtime import runtime_spec
@@ -51,10 +53,14 @@ class Started:
     networks: tuple[NetworkAttachment, ...]
     bindings: tuple[PortBinding, ...]
     timings_ms: dict[str, float]
+    rung: str
 
 
 class Timeline:
     """Milliseconds of each phase, in the order they were reached."""
+
+    rung = ""
+    """Where the VM came from, once there is one."""
 
     def __init__(self) -> None:
         self.phases: dict[str, float] = {}
@@ -87,18 +93,19 @@ class Starter:
         self._network = network
         self._network_error = network_error
 
-    async def start(self, managed: Managed, record: Callable[[Started], None]) -> None:
+    async def start(self, managed: Managed, timeline: Timeline, record: Callable[[Started], Container]) -> Container:
         """Run it. Raises what stands in the way, with nothing left behind; the agent's refusals keep their kinds.
 
-        ``record`` is called when it runs and owns the run from then on; should it fail, the start has failed."""
+        ``record`` is called when it runs and owns the run from then on; should it fail, the start has failed. What it
+        returns is returned."""
         container = managed.snapshot
-        timeline = Timeline()
         async with AsyncExitStack() as undo:
             undo.enter_context(self._sandboxes.starting())
             with _not_the_programs_fault():
                 endpoint = self._endpoint(container, undo)
                 timeline.mark("address")
                 sandbox = await self._sandbox(container, endpoint, undo)
+                timeline.rung = sandbox.rung
                 timeline.phases |= {f"sandbox.{name}": value for name, value in sandbox.timings.items()}
                 timeline.mark("sandbox")
                 if endpoint is not None and self._network is not None:
@@ -135,9 +142,10 @@ class Starter:
             timeline.mark("agent.start")
             timeline.total()
             networks = self._networks(container, endpoint)
-            record(Started(run, pid, started_ns, networks, bindings, timeline.phases))
+            recorded = record(Started(run, pid, started_ns, networks, bindings, timeline.phases, timeline.rung))
             undo.pop_all()
         managed.hub.input.set_result(agent.input(stdio.io) if container.config.open_stdin else None)
+        return recorded
 
     def _networks(self, container: Container, endpoint: Endpoint | None) -> tuple[NetworkAttachment, ...]:
         return tuple(
@@ -184,7 +192,7 @@ class Starter:
             SandboxRequest(
                 owner=container.owner,
                 memory_bytes=config.memory_bytes or None,
-                cpus=cpus(container),
+                cpus=cpus(config),
                 configure=SandboxConfig(
                     hostname=config.hostname,
                     interfaces=interfaces,
@@ -241,14 +249,15 @@ def injected_files(container: Container, endpoint: Endpoint | None) -> list[Inje
     return [InjectedFile(path, content) for path, content in contents.items()]
 
 
-def cpus(container: Container) -> float | None:
-    """How many processors it may use; None: the default."""
-    config = container.config
-    if config.nano_cpus:
-        return config.nano_cpus / 1e9
-    if config.cpu_quota_us > 0:
-        return config.cpu_quota_us / (config.cpu_period_us or 100_000)
-    return None
+def cpus(config: ContainerConfig) -> int | None:
+    """How many processors its VM must have, those that ``cpuset_cpus`` names among them; None: the default."""
+    wanted = config.nano_cpus / 1e9
+    if not wanted and config.cpu_quota_us > 0:
+        # Any quota goes, as with Docker: one beyond the host's processors is no limit.
+        wanted = min(config.cpu_quota_us / (config.cpu_period_us or 100_000), os.cpu_count() or 1)
+    if config.cpuset_cpus:
+        wanted = max(wanted, 1 + max(int(number) for number in config.cpuset_cpus.replace("-", ",").split(",")))
+    return math.ceil(wanted) or None
 
 
 @contextmanager

@@ -60,6 +60,8 @@ class Sandbox:
         self._on_record: Callable[[SandboxRecord], None] | None = None
         self._on_end = on_end
         self._resizing = asyncio.Lock()
+        self._bound_bytes: int | None = None
+        """The memory of the machine that the VMM is held to."""
         self._plugging: dict[Path, asyncio.Lock] = {}
         self._destroying: asyncio.Task[None] | None = None
         self._released = False
@@ -82,7 +84,11 @@ class Sandbox:
             grow_memory = size.memory_bytes > self.record.memory_bytes + self.record.grown_bytes
             add_cpus = size.cpus > self.record.cpus
             have = max(size.memory_bytes, self.record.memory_bytes + self.record.grown_bytes)
-            self._vmm.bound(size.memory_bytes if not grow_memory else have, max(size.cpus, self.record.cpus))
+            if self._bound_bytes is None and self._on_record is not None:
+                self._bound_bytes = have  # an earlier daemon's: whatever it was held to, it was not more
+            # Never less than before: the VMM keeps what its guest once used, and would be killed for it.
+            self._bound_bytes = max(self._bound_bytes or 0, size.memory_bytes)
+            self._vmm.bound(self._bound_bytes, max(size.cpus, self.record.cpus))
             if not (grow_memory or add_cpus):
                 return
             if not isinstance(self._vmm, Resizable):

@@ -10,7 +10,7 @@ from tests.unit.engine.world import World, config, everything, running
 
 from hyper.engine import lifecycle
 from hyper.engine.engine import LiveEngine
-from hyper.engine.model import Status, WaitResult
+from hyper.engine.model import Container, Status, WaitResult
 from hyper.engine.records import EngineRecords
 from hyper.errors import (
     Conflict,
@@ -52,6 +52,28 @@ async def test_a_run_from_create_to_removal(world: World, engine: LiveEngine) ->
     world.assert_no_vm_is_left()
     assert world.container_files() == set()
     assert told() == ["create", "attach", "start", "die", "destroy"]
+
+
+async def test_who_starts_a_container_that_ends_at_once_still_hears_how_it_started(
+    world: World, engine: LiveEngine
+) -> None:
+    container, _ = await engine.containers.create(config(auto_remove=True), name=None)
+    removed = engine.containers.wait(container.id, "removed")
+    world.faults["container.start"] = lambda guest: guest.exit(0)
+    started = await engine.containers.start(container.id)
+    assert (started.state.status, started.state.rung) == (Status.RUNNING, "cold")
+    assert {"sandbox", "agent.start", "total"} < started.timings_ms.keys()
+    await removed
+
+
+async def test_a_failed_start_has_no_timeline(world: World, engine: LiveEngine) -> None:
+    container = await running(engine)
+    await engine.containers.kill(container.id, "KILL")
+    world.faults["container.start"] = NotFound("no")
+    with pytest.raises(NotFound):
+        await engine.containers.start(container.id)
+    failed = engine.containers.get(container.id)
+    assert (failed.timings_ms, failed.state.rung) == ({}, "")
 
 
 @pytest.mark.parametrize("step", ["container.create", "container.start"])
@@ -267,7 +289,7 @@ async def test_stop_and_start_at_once_come_to_a_clear_end(world: World, engine: 
     container = await running(engine)
     jobs = [engine.containers.stop, engine.containers.start, engine.containers.restart, engine.containers.stop]
     results = await asyncio.gather(*(job(container.id) for job in jobs), return_exceptions=True)
-    assert all(result is None or isinstance(result, NotModified) for result in results)
+    assert all(isinstance(result, NotModified | Container | None) for result in results)
     state = engine.containers.get(container.id).state
     assert len(world.alive()) == 1 or state.status is Status.EXITED
 

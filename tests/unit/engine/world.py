@@ -27,6 +27,7 @@ from hyper.hypervisors.fake import FakeHost, FakeHypervisor
 from hyper.hypervisors.qemu.settings import QemuSettings
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
+from hyper.metrics import Metrics
 from hyper.sandboxes.boot_image import GuestSettings
 from hyper.sandboxes.source import SandboxSettings, SandboxSource
 from hyper.system.database import Database
@@ -44,6 +45,8 @@ class Guest:
         self.containers: dict[str, dict[str, Any]] = {}
         self.ignored_signals: set[int] = set()
         self.forgotten: list[str] = []
+        self.memory_stat = {"anon": 0, "active_file": 0, "inactive_file": 0, "slab_reclaimable": 0}
+        """What the container's processes use."""
 
     # -- what tests make happen
 
@@ -138,6 +141,11 @@ class Guest:
             container["status"] = "running"
         return {}
 
+    def _container_stats(self, _params: dict[str, Any]) -> Any:
+        counts = dict.fromkeys(("cpu_usage_ns", "cpu_user_ns", "cpu_system_ns", "pids", "oom_kills"), 0)
+        memory = {"memory_bytes": sum(self.memory_stat.values()), "memory_stat": self.memory_stat}
+        return {**counts, **memory, "memory_limit_bytes": None, "pids_limit": None, "io": [], "networks": {}}
+
     def _process_exec(self, params: dict[str, Any]) -> Any:
         process = self._new_process(params["exec_id"], params["stdio"], params["process"]["terminal"], "running")
         self.containers[params["id"]]["processes"].append(process)
@@ -157,6 +165,9 @@ class Guest:
         memory = {"total_bytes": 1, "available_bytes": 1}
         return {"containers": containers, "uptime_ns": 1, "kernel": "6.1", "memory": memory}
 
+    def _sandbox_resize(self, params: dict[str, Any]) -> Any:
+        return {"cpus": params["cpus"] or 1, "memory_bytes": params["memory_bytes"] or 1}
+
     def _sandbox_shutdown(self, _params: dict[str, Any]) -> Any:
         self.world.spawn(self.world.power_off(self.sandbox_id))
         return {}
@@ -170,6 +181,7 @@ class Daemon:
     source: SandboxSource
     database: Database
     images: ImageStore
+    metrics: Metrics
 
     async def leave(self, *, stop_containers: bool = False) -> None:
         await self.engine.close(stop_containers=stop_containers)
@@ -243,8 +255,9 @@ class World:
             hypervisor=lambda _identities, _image, _alive: FakeHypervisor(self.host),
         )
         settings = EngineSettings(id="test", data_root=data, exec_root=self.folder / "run", rootfs_bytes=16 << 20)
-        engine = LiveEngine(settings, database, images, disks, source, None, "not in this test")
-        self.daemons.append(Daemon(engine, source, database, images))
+        metrics = Metrics()
+        engine = LiveEngine(settings, database, images, disks, source, None, "not in this test", metrics)
+        self.daemons.append(Daemon(engine, source, database, images, metrics))
         await engine.open()
         if not images.list():
             made = image(layer({"bin/tool": b"#!"}), Cmd=["/bin/tool"], StopSignal="NONSENSE")

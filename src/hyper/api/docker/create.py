@@ -3,22 +3,18 @@ Docker's words."""
 
 from __future__ import annotations
 
-import os
 import re
-from typing import Literal, cast
 
-from hyper.api.docker import create_refusals, create_words, ports
+from hyper.api.docker import create_refusals, create_words, limits, ports
 from hyper.api.docker.create_body import CreateBody, HostConfig, Mount, Words
 from hyper.api.docker.versions import Version
 from hyper.engine.model import ContainerConfig, RestartPolicy, Ulimit
 from hyper.errors import InvalidArgument, Unsupported
 
-MINIMUM_MEMORY_BYTES = 6 * 1024 * 1024
 DEFAULT_SHM_BYTES = 64 * 1024 * 1024
 
 _HOST_NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]*[a-zA-Z0-9])?")
 _MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
-_RESTART_NAMES = ("no", "always", "on-failure", "unless-stopped")
 
 
 def container_config(body: CreateBody, version: Version) -> ContainerConfig:
@@ -28,7 +24,10 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
     create_refusals.check(body)
     host = body.host_config
     _check_config(body)
-    _check_resources(host)
+    limits.check(host)
+    if host.memory == 0 and host.memory_swap > 0:
+        raise InvalidArgument("You should always set the Memory limit when using Memoryswap limit, see usage")
+    _check_host(host)
     return ContainerConfig(
         image=body.image,
         command=_words(body.cmd),
@@ -117,31 +116,7 @@ def _check_config(body: CreateBody) -> None:
         )
 
 
-def _check_resources(host: HostConfig) -> None:
-    cpus = os.cpu_count() or 1
-    if 0 < host.memory < MINIMUM_MEMORY_BYTES:
-        raise InvalidArgument("Minimum memory limit allowed is 6MB")
-    if host.memory > 0 and 0 < host.memory_swap < host.memory:
-        raise InvalidArgument("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if host.memory == 0 and host.memory_swap > 0:
-        raise InvalidArgument("You should always set the Memory limit when using Memoryswap limit, see usage")
-    if 0 < host.memory_reservation < MINIMUM_MEMORY_BYTES:
-        raise InvalidArgument("Minimum memory reservation allowed is 6MB")
-    if 0 < host.memory < host.memory_reservation:
-        raise InvalidArgument("Minimum memory limit can not be less than memory reservation limit, see usage")
-    if host.memory < 0 or host.memory_reservation < 0:
-        raise InvalidArgument("invalid memory limit: it must not be negative")
-    if host.nano_cpus and (host.cpu_period or host.cpu_quota):
-        other = "Period" if host.cpu_period else "Quota"
-        raise InvalidArgument(f"Conflicting options: Nano CPUs and CPU {other} cannot both be set")
-    if host.nano_cpus and not 10_000_000 <= host.nano_cpus <= cpus * 1_000_000_000:
-        raise InvalidArgument(f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available")
-    if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
-        raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-    if 0 < host.cpu_quota < 1000:
-        raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    if host.cpu_shares < 0:
-        raise InvalidArgument(f"invalid CPU shares ({host.cpu_shares}): value must be a positive integer")
+def _check_host(host: HostConfig) -> None:
     if host.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
     if not -1000 <= host.oom_score_adj <= 1000:
@@ -149,21 +124,10 @@ def _check_resources(host: HostConfig) -> None:
 
 
 def _restart_policy(host: HostConfig) -> RestartPolicy:
-    name = host.restart_policy.name or "no"
-    count = host.restart_policy.maximum_retry_count
-    if name not in _RESTART_NAMES:
-        raise InvalidArgument(
-            f"invalid restart policy: unknown policy '{name}'; "
-            "use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
-        )
-    if count and name != "on-failure":
-        raise InvalidArgument("invalid restart policy: maximum retry count can only be used with 'on-failure'")
-    if count < 0:
-        raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
-    if host.auto_remove and name != "no":
+    policy = limits.restart_policy(host.restart_policy)
+    if host.auto_remove and policy.name != "no":
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
-    literal = cast(Literal["no", "always", "on-failure", "unless-stopped"], name)
-    return RestartPolicy(name=literal, maximum_retry_count=count)
+    return policy
 
 
 def _mac_address(body: CreateBody) -> str:

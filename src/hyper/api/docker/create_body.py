@@ -72,10 +72,10 @@ class Mount(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
     tmpfs_options: TmpfsOptions | None = None
 
 
-class HostConfig(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
-    """``HostConfig``, with ``Resources`` in it as the wire has it."""
+class Resources(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    """Limits, as creates and updates have them; but ``PidsLimit``, whose 0 means two things (``HostConfig`` and
+    ``hyper.api.docker.update``)."""
 
-    # Resources
     cpu_shares: Int64 = 0
     memory: Int64 = 0
     cgroup_parent: str = ""
@@ -102,13 +102,17 @@ class HostConfig(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
     nano_cpus: Int64 = 0
     oom_kill_disable: bool = False
     init: bool = False
-    pids_limit: Int64 = 0
     ulimits: list[Ulimit] = []
     cpu_count: Int64 = 0
     cpu_percent: Int64 = 0
     io_maximum_iops: Int64 = msgspec.field(default=0, name="IOMaximumIOps")
     io_maximum_bandwidth: Int64 = msgspec.field(default=0, name="IOMaximumBandwidth")
-    # HostConfig's own
+
+
+class HostConfig(Resources, frozen=True, rename="pascal", kw_only=True):
+    """``HostConfig``, with ``Resources`` in it as the wire has it."""
+
+    pids_limit: Int64 = 0
     binds: list[str] = []
     container_id_file: str = msgspec.field(default="", name="ContainerIDFile")
     log_config: LogConfig = LogConfig()

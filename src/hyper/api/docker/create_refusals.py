@@ -1,6 +1,7 @@
-"""What of a create body cannot be honoured, and why: refused, never ignored. One line a member.
+"""What of a create or update body cannot be honoured, and why: refused, never ignored. One line a member.
 
-A member that is absent here is translated by ``create.py``; the tests hold both against the API file, member by member.
+A member that is absent here is translated by ``create.py`` or ``update.py``; the tests hold both against the API file,
+member by member.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hyper.api.docker.create_body import CreateBody, EndpointSettings, HealthConfig, HostConfig
+from hyper.api.docker.create_body import CreateBody, EndpointSettings, HealthConfig, Resources
 from hyper.errors import Unsupported
 
 MASKED_PATHS = (
@@ -117,6 +118,15 @@ _ENDPOINT = (
 )
 
 
+_FIXED = "it is fixed when a container is created: make a new one"
+_UPDATE = (
+    *(refusal for refusal in _HOST if refusal.member in Resources.__struct_fields__),
+    _Refusal("oom_kill_disable", _FIXED),
+    _Refusal("init", _FIXED),
+    _Refusal("ulimits", _FIXED),
+)
+
+
 def check(body: CreateBody) -> None:
     """Unsupported for the first member that asks for something we cannot do."""
     _check(_CONFIG, body, "")
@@ -125,7 +135,12 @@ def check(body: CreateBody) -> None:
         _check(_ENDPOINT, endpoint, f"NetworkingConfig.EndpointsConfig.{name}.")
 
 
-def _check(refusals: tuple[_Refusal, ...], struct: CreateBody | HostConfig | EndpointSettings, prefix: str) -> None:
+def check_update(body: Resources) -> None:
+    """The same for a change of limits."""
+    _check(_UPDATE, body, "")
+
+
+def _check(refusals: tuple[_Refusal, ...], struct: CreateBody | Resources | EndpointSettings, prefix: str) -> None:
     for refusal in refusals:
         if not refusal.harmless(getattr(struct, refusal.member)):
             names = dict(zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True))

@@ -76,10 +76,15 @@ def extra_host(item: str) -> str:
 
 
 def cpuset(text: str) -> str:
-    """``--cpuset-cpus``: "0-2,7"; which there are is the guest's to say."""
+    """``--cpuset-cpus``: "0-2,7"."""
     if text and not _CPUSET.fullmatch(text):
         raise InvalidArgument(f"Invalid value {_shown(text)} for cpuset cpus")
     return text
+
+
+def last_cpu(cpuset: str) -> int:
+    """The highest number in one."""
+    return max(int(number) for number in cpuset.replace("-", ",").split(","))
 
 
 def sysctls(settings: dict[str, str]) -> dict[str, str]:

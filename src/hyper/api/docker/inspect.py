@@ -43,7 +43,11 @@ def container_json(container: Container, version: Version) -> dict[str, Any]:
         "Config": config_json(config, version),
         "NetworkSettings": network_settings_json(container),
         # Ours, which Docker's clients pass over: where the last start's time went.
-        "Hyper": {"SandboxId": container.sandbox_id, "TimingsMs": container.timings_ms},
+        "Hyper": {
+            "SandboxId": container.sandbox_id,
+            "Rung": container.state.rung,
+            "TimingsMs": container.timings_ms,
+        },
     }
 
 

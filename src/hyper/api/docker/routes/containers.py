@@ -17,6 +17,8 @@ from hyper.api.docker.inspect import container_json
 from hyper.api.docker.launch_errors import launch_error
 from hyper.api.docker.router import Route
 from hyper.api.docker.routes.system import go_architecture
+from hyper.api.docker.timeline import timeline_headers
+from hyper.api.docker.update import UpdateBody, container_update
 from hyper.api.http.messages import Response, StreamResponse
 from hyper.engine.model import WaitResult
 from hyper.errors import HyperError, InvalidArgument, NotFound, Unsupported
@@ -36,6 +38,7 @@ def routes() -> tuple[Route, ...]:
         Route("POST", "/containers/{id}/pause", pause),
         Route("POST", "/containers/{id}/unpause", unpause),
         Route("POST", "/containers/{id}/rename", rename),
+        Route("POST", "/containers/{id}/update", update),
         Route("POST", "/containers/{id}/resize", resize),
         Route("POST", "/containers/{id}/wait", wait),
         Route("DELETE", "/containers/{id}", remove),
@@ -110,12 +113,12 @@ async def start(call: Call) -> Response:
     if call.text("checkpoint"):
         raise Unsupported("checkpoint is not there yet: starting from a checkpoint")
     try:
-        await call.engine.containers.start(container.id)
+        started = await call.engine.containers.start(container.id)
     except HyperError as error:
         if (refused := launch_error(error, container.path)) is not None:
             raise refused from error
         raise
-    return NO_CONTENT
+    return Response(204, headers=timeline_headers(started))
 
 
 async def stop(call: Call) -> Response:
@@ -128,14 +131,14 @@ async def stop(call: Call) -> Response:
 async def restart(call: Call) -> Response:
     container = call.engine.containers.get(call.params["id"])
     try:
-        await call.engine.containers.restart(
+        started = await call.engine.containers.restart(
             container.id, timeout_s=call.integer("t"), signal=call.text("signal") or None
         )
     except HyperError as error:
         if (refused := launch_error(error, container.path)) is not None:
             raise refused from error
         raise
-    return NO_CONTENT
+    return Response(204, headers=timeline_headers(started))
 
 
 async def kill(call: Call) -> Response:
@@ -159,6 +162,12 @@ async def rename(call: Call) -> Response:
         raise InvalidArgument("Neither old nor new names may be empty")
     await call.engine.containers.rename(call.params["id"], name)
     return NO_CONTENT
+
+
+async def update(call: Call) -> Response:
+    changes = container_update(await call.json(UpdateBody), call.version)
+    warnings = await call.engine.containers.update(call.params["id"], changes)
+    return json_response({"Warnings": list(warnings)})
 
 
 def window_size(call: Call) -> tuple[int, int]:

@@ -16,7 +16,6 @@ _MISSING: tuple[tuple[str, str, str], ...] = (
     ("GET", "/containers/{id}/changes", "changes of a container's filesystem (docker diff)"),
     ("GET", "/containers/{id}/export", "export of a container's filesystem (docker export)"),
     ("GET", "/containers/{id}/stats", "statistics (docker stats)"),
-    ("POST", "/containers/{id}/update", "changing a container's limits (docker update)"),
     ("GET", "/containers/{id}/attach/ws", "attaching through a WebSocket: use POST /containers/{id}/attach"),
     ("HEAD", "/containers/{id}/archive", "copying files (docker cp)"),
     ("GET", "/containers/{id}/archive", "copying files (docker cp)"),

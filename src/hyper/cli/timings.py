@@ -20,6 +20,7 @@ TOTAL = "total"
 _FROM = {"pool": " from the pool", "template": " from the template", "cold": " by a cold boot"}
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _MINIMUM_BAR, _DEFAULT_WIDTH = 8, 80
+_SHORTEST_MS = 0.001
 _FOREVER_MS = 1e9
 _COLOURS = ("\x1b[36m", "\x1b[2;36m", "\x1b[0m")
 
@@ -108,7 +109,7 @@ def chart(phases: Mapping[str, float], width: int, *, coloured: bool, blocks: bo
     names = max((len(name) for name, _, _ in rows), default=0)
     numbers = max((len(f"{ms:.1f}") for _, _, ms in rows), default=0)
     columns = max(_MINIMUM_BAR, width - names - numbers - 7)
-    scale = columns / (max((began + ms for _, began, ms in rows), default=0.0) or 1.0)
+    scale = columns / max(_SHORTEST_MS, *(began + ms for _, began, ms in rows))
     lines = []
     for name, began, ms in rows:
         bar = _bar(began * scale, ms * scale, columns, blocks)

@@ -634,6 +634,7 @@ class HostEngine:
             kernel_path="",
             agent_version="",
             template="none",
+            pool="switched off",
             storage="none",
             default_memory_bytes=0,
             default_cpus=1,

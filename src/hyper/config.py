@@ -269,7 +269,7 @@ class Settings:
         key="hyper.default-cpus", flags=("--default-cpus",), env="HYPER_DEFAULT_CPUS", metavar="NUMBER",
     )  # fmt: skip
     templates: bool = _setting(
-        False, _boolean, "start VMs as clones of one that was booted before (not finished yet); false boots each",
+        True, _boolean, "start VMs as clones of one that was booted before; false boots each",
         key="hyper.templates", flags=("--templates",), env="HYPER_TEMPLATES",
     )  # fmt: skip
     pool_size: int | None = _setting(

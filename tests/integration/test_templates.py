@@ -45,6 +45,7 @@ cat /sys/class/net/eth0/mtu; ip route
 
 VARIES = (
     r"^/proc/sys/kernel/(random/|ns_last_pid|pty/nr|threads-max|perf_event_max_sample_rate)",
+    r"^Max (processes|pending signals) ",  # by how much memory, to the megabyte
     r"^/proc/sys/net/.*(_mem|nf_conntrack_(max|buckets|count)):",  # by how much memory the kernel found at its boot
     r"^/proc/sys/vm/(stat_refresh|user_reserve_kbytes|admin_reserve_kbytes|min_free_kbytes|lowmem)",
 )

@@ -44,7 +44,7 @@ from hyper.sandboxes.supervisor import Sandbox
 from hyper.sandboxes.template import Template
 from hyper.sandboxes.template_store import TemplateStore
 from hyper.sandboxes.templates import Templates
-from hyper.system import blocking, memory
+from hyper.system import blocking, memory, memory_files
 from hyper.system.identities import Identities, UidRange
 
 __all__ = [
@@ -195,7 +195,7 @@ class SandboxSource:
             if sandbox is not None:
                 return sandbox
         shape = Shape(await self._image(), size, card=bool(cards), mac=cards[0].mac if cards else FIRST_MAC)
-        return await self._give(await self._maker.make(shape, "cold"), request)
+        return await self._give(await self._booted(shape, shared=request.shared_memory), request)
 
     # -- the ways to a sandbox
 
@@ -220,6 +220,15 @@ class SandboxSource:
             sandbox = await self._clone(template, "template", shared=request.shared_memory)
             async with _within(_CLONE_S, "a clone of the template could not be configured"):
                 return await self._give(sandbox, request)
+
+    async def _booted(self, shape: Shape, *, shared: bool) -> Sandbox:
+        if not shared:
+            return await self._maker.make(shape, "cold")
+        memory = memory_files.create(f"hyper-memory-{secrets.token_hex(4)}", shape.size.memory_bytes)
+        try:
+            return await self._maker.make(shape, "cold", MemoryFile(memory, shared=True))
+        finally:
+            os.close(memory)  # the VMM has it
 
     async def _give(self, sandbox: Sandbox, request: SandboxRequest) -> Sandbox:
         """Tell it who it is, make it big enough, hand it out; it is ended when that fails."""

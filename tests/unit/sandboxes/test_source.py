@@ -39,6 +39,14 @@ async def test_a_sandbox_comes_configured_and_recorded(world: World) -> None:
     await sandbox.destroy(graceful=False)
 
 
+async def test_a_sandbox_that_is_to_share_its_memory_does_so_when_it_is_booted_too(world: World) -> None:
+    source = world.source()
+    sandbox = await source.acquire(world.request(shared_memory=True))
+    file = world.machine(sandbox.id).spec.memory_file
+    assert sandbox.rung == "cold" and file is not None and file.shared
+    assert world.machine((await source.acquire(world.request())).id).spec.memory_file is None
+
+
 @pytest.mark.parametrize("step", ["connect", "configure"])
 async def test_a_failed_acquire_leaves_nothing(world: World, step: str) -> None:
     world.faults[step] = Unavailable("no")

@@ -34,6 +34,11 @@ ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 IMAGE = "busybox:latest"
+BOOTING = ("--templates=false",)
+"""What a test's daemon is told that says nothing of templates: one that is not about them should not wait for one, nor
+share the processors with the making of it."""
+POOLED = ("--templates", "--pool-size", "2")
+"""As users have it, in small."""
 
 
 @dataclass
@@ -113,7 +118,7 @@ class Hyperd:
         self.data_root = folder / "data"
         self.exec_root = folder / "exec"
         self.namespace = namespace
-        self.flags = flags
+        self.flags = flags if any(flag.startswith("--templates") for flag in flags) else (*flags, *BOOTING)
         self.log = folder / "hyperd.log"
         self.process: subprocess.Popen[bytes] | None = None
         config_dir = folder / "docker-config"
@@ -301,7 +306,7 @@ def door(request: pytest.FixtureRequest) -> Iterator[Door]:
         with running_host_engine() as served:
             yield served
     else:
-        with running_hyperd() as daemon:
+        with running_hyperd(*POOLED) as daemon:
             yield daemon.door
 
 

@@ -54,11 +54,11 @@ def rung(daemon: Hyperd, container: str) -> str:
 
 
 def vmms(daemon: Hyperd) -> dict[str, int]:
-    """The daemon's VMMs that run: sandbox ids and process ids."""
+    """The daemon's VMMs that run, but for one by which it tries KVM: sandbox ids and process ids."""
     found: dict[str, int] = {}
     for pid in processes.all_pids():
         sandbox_id = sandbox_of(processes.command_line(pid), daemon.root_id)
-        if sandbox_id is not None and processes.start_time(pid) is not None:
+        if sandbox_id is not None and not sandbox_id.startswith("probe-") and processes.start_time(pid) is not None:
             found[sandbox_id] = pid
     return found
 

@@ -8,6 +8,7 @@ is off: it would lock the same open file, which protects nothing.)
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -99,22 +100,25 @@ async def plug(qmp: Qmp, disk: DiskSpec, slot: Slot) -> None:
         "aio": "threads",
         "discard": "ignore" if disk.readonly else "unmap",
     }
-    await qmp.execute("blockdev-add", node)
-    await qmp.execute(
-        "device_add",
-        {
-            "driver": "scsi-hd",
-            "bus": "scsi0.0",
-            "id": slot.device,
-            "channel": 0,
-            "scsi-id": slot.number,
-            "lun": 0,
-            "drive": slot.node,
-            # A full host disk is the guest's I/O error; QEMU's default would stop the whole VM for it.
-            "rerror": "report",
-            "werror": "report",
-        },
+    device: dict[str, object] = {
+        "driver": "scsi-hd",
+        "bus": "scsi0.0",
+        "id": slot.device,
+        "channel": 0,
+        "scsi-id": slot.number,
+        "lun": 0,
+        "drive": slot.node,
+        # A full host disk is the guest's I/O error; QEMU's default would stop the whole VM for it.
+        "rerror": "report",
+        "werror": "report",
+    }
+    # Both at once: QEMU takes them one after the other, and a round trip is saved. Without its node the device fails.
+    answers = await asyncio.gather(
+        qmp.execute("blockdev-add", node), qmp.execute("device_add", device), return_exceptions=True
     )
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
 
 
 async def unplug(qmp: Qmp, slot: Slot) -> None:

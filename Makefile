@@ -1,6 +1,6 @@
 # Everything a person does with this repository. `make` alone lists it; the work is done by tools/ and by the tools themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-full check fmt agent kernel bench lock clean
+.PHONY: help setup setup-test demo test test-full test-kvm check fmt agent kernel bench lock clean
 
 # Unpacked tools of the tests (tools/setup) come after the machine's own.
 export PATH := $(PATH):$(CURDIR)/build/tools
@@ -27,6 +27,9 @@ test: setup-test ## style, types and all tests but the long-running ones
 test-full: setup-test ## style, types and all tests at full size
 	@tools/check
 	@$(PYTEST) -q $(ARGS)
+
+test-kvm: setup-test ## all tests of the way with KVM, on an emulated host that has one
+	@$(PYTEST) -v tests/kvm $(ARGS)
 
 check: setup-test ## style and types only
 	@tools/check

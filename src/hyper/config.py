@@ -119,6 +119,16 @@ def _cpus(value: object) -> float:
     return cpus
 
 
+def _seconds(value: object) -> float:
+    try:
+        seconds = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else 0.0
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 3600:
+        raise ValueError("must be a number of seconds, from 1 to 3600")
+    return seconds
+
+
 def _count(value: object) -> int:
     text = str(value)
     if isinstance(value, bool) or not (text.isascii() and text.isdigit()) or int(text) > 4096:
@@ -259,6 +269,10 @@ class Settings:
     accel: str = _setting(
         "auto", _choice("auto", "kvm", "tcg"), "how guests run: auto (KVM where it works), kvm, or tcg (emulated)",
         key="hyper.accel", flags=("--accel",), env="HYPER_ACCEL", metavar="KIND",
+    )  # fmt: skip
+    kvm_timeout_s: float = _setting(
+        5.0, _seconds, "how long the first guest may take to boot with KVM until KVM counts as not working, in seconds",
+        key="hyper.kvm-timeout", flags=("--kvm-timeout",), env="HYPER_KVM_TIMEOUT", metavar="SECONDS",
     )  # fmt: skip
     default_memory_bytes: int = _setting(
         2 << 30, _memory, "memory that a container without --memory may use, such as 2g",

@@ -99,6 +99,7 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
                     runtime_dir=settings.exec_root / "vm",  # where strays' folders are swept
                     binary=str(settings.qemu or f"qemu-system-{platform.machine()}"),
                     accelerator=AcceleratorChoice(settings.accel),
+                    probe_timeout_s=settings.kvm_timeout_s,
                 ),
                 sizing=sizing,
                 uids=UidRange(first, last - first + 1),

@@ -27,8 +27,12 @@ from pathlib import Path
 from hyper.errors import DeadlineExceeded, FailedPrecondition, HyperError, Unavailable
 from hyper.guest import x86_bzimage
 
-META_PACKAGES = {"x86_64": "linux-image-amd64", "aarch64": "linux-image-arm64"}
-"""By ``uname -m``: the package that depends on the newest kernel of Debian's generic flavour."""
+META_PACKAGES = {
+    "generic": {"x86_64": "linux-image-amd64", "aarch64": "linux-image-arm64"},
+    "cloud": {"x86_64": "linux-image-cloud-amd64", "aarch64": "linux-image-cloud-arm64"},
+}
+"""By flavour and ``uname -m``: the package that depends on the newest kernel. Guests get the generic one. The cloud one
+is for the emulated host of ``tests/kvm``: it has NVMe and ext4 built in, and its kvm-amd needs no other driver."""
 
 _APT_TIMEOUT_S = 300.0
 _PACKAGE = re.compile(r"^linux-image-[0-9][A-Za-z0-9.+-]*$")
@@ -44,14 +48,14 @@ _KEEP = re.compile(
 """What of ``lib/modules/<release>`` is kept: 100 MB instead of 390, half a minute less of unpacking."""
 
 
-def fetch(into: Path, *, refresh: bool = False, machine: str | None = None) -> Path:
+def fetch(into: Path, *, refresh: bool = False, machine: str | None = None, flavour: str = "generic") -> Path:
     """The folder of the distribution's kernel, fetched if there is none (or, with ``refresh``, if there is a newer
     one).
 
-    ``machine`` is the host's own (``uname -m``) unless given. Unavailable when the package cannot be had (offline);
-    FailedPrecondition on a system without apt or an unknown machine."""
+    ``machine`` is the host's own (``uname -m``) unless given; a folder is for one ``flavour``. Unavailable when the
+    package cannot be had (offline); FailedPrecondition on a system without apt or an unknown machine."""
     machine = machine or os.uname().machine
-    meta = META_PACKAGES.get(machine)
+    meta = META_PACKAGES[flavour].get(machine)
     if meta is None:
         raise FailedPrecondition(
             f"no distribution kernel is known for {machine} machines; give Hyper a kernel with --kernel"
@@ -232,9 +236,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="Hyper's kernels folder")
     parser.add_argument("--refresh", action="store_true", help="look for a newer release even when there is one")
+    parser.add_argument(
+        "--flavour", choices=sorted(META_PACKAGES), default="generic", help="Debian's (default: generic)"
+    )
     options = parser.parse_args(arguments)
     try:
-        folder = fetch(options.into, refresh=options.refresh)
+        folder = fetch(options.into, refresh=options.refresh, flavour=options.flavour)
     except HyperError as error:
         sys.stderr.write(f"{error.message}\n")
         return 1

@@ -184,7 +184,7 @@ class Sandbox:
                     await self._vmm.wait()
             except (HyperError, TimeoutError) as error:
                 _log.warning(
-                    "sandbox %s did not shut down by itself (%s); killing it", self.id[:12], error or "timeout"
+                    "sandbox %s did not shut down by itself (%s); killing it", self.id[:12], str(error) or "in time"
                 )
         await self._vmm.kill()
         await self.agent.release()

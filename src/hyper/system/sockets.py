@@ -53,13 +53,12 @@ def listen_unix(path: Path, *, mode: int, gid: int, backlog: int = 1024) -> sock
 
 
 def remove_unix(path: Path, listener: socket.socket) -> None:
-    """Close the listener and remove its file, unless a successor has put its own there. Idempotent."""
-    if listener.fileno() < 0:
-        return
+    """Close the listener, if the server that it was given to has not, and remove its file, unless a successor has put
+    its own there. Idempotent."""
     try:
         # Closed first: the file is ours to remove if nobody answers there then, and a successor's if somebody does.
         listener.close()
-        if not _is_alive(path):
+        if stat.S_ISSOCK(path.lstat().st_mode) and not _is_alive(path):
             path.unlink(missing_ok=True)
     except OSError:
         return  # the folder is gone or not ours any more: nothing to clean

@@ -65,11 +65,18 @@ def test_file_has_dockers_keys_and_ours_in_an_object(tmp_path: Path) -> None:
         "hosts": ["unix:///a"],
         "debug": True,
         "registry-mirrors": ["https://m"],
-        "hyper": {"accel": "tcg", "default-memory": "512m", "default-cpus": 1.5, "vmm-uid-range": "300000-300999"},
+        "hyper": {
+            "accel": "tcg",
+            "kvm-timeout": 20,
+            "default-memory": "512m",
+            "default-cpus": 1.5,
+            "vmm-uid-range": "300000-300999",
+        },
     }
     settings = load(configured(tmp_path, document), {})
     assert (settings.hosts, settings.debug, settings.registry_mirrors) == (("unix:///a",), True, ("https://m",))
     assert (settings.accel, settings.default_memory_bytes, settings.default_cpus) == ("tcg", 512 << 20, 1.5)
+    assert settings.kvm_timeout_s == 20
     assert settings.vmm_uid_range == (300000, 300999)
 
 
@@ -129,6 +136,8 @@ def test_unknown_keys_are_refused_with_a_near_match(tmp_path: Path, document: ob
         ({"mtu": True}, "mtu: True must be"),
         ({"mtu": 9}, "mtu: 9 must be from 576"),
         ({"hyper": {"default-memory": "lots"}}, "must be a size such as 512m"),
+        ({"hyper": {"kvm-timeout": "0"}}, "must be a number of seconds, from 1 to 3600"),
+        ({"hyper": {"kvm-timeout": "soon"}}, "must be a number of seconds, from 1 to 3600"),
         ({"hyper": {"vmm-uid-range": "0-99"}}, "must go from 1000"),
         ({"hyper": {"bridge-name": "a" * 16}}, "1 to 15 letters"),
         ({"log-level": "loud"}, "must be one of debug, info, warn, error, fatal"),

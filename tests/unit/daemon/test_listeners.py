@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -47,6 +48,18 @@ def test_socket_is_for_its_group_alone(tmp_path: Path) -> None:
         assert listeners.addresses == [f"unix://{path}"]
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
+    assert not path.exists()
+
+
+async def test_socket_is_removed_after_its_server_has_closed_it(tmp_path: Path) -> None:
+    path = tmp_path / "hyper.sock"
+    with Listeners.open([str(path)], None) as listeners:
+        [listener] = listeners.sockets
+        server = await asyncio.start_unix_server(lambda reader, writer: writer.close(), sock=listener)
+        server.close()
+        await server.wait_closed()
+        assert listener.fileno() < 0
+        assert path.exists()
     assert not path.exists()
 
 

@@ -38,7 +38,9 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return repository
 
 
-def publish(repository: Path, release: str = RELEASE, *, kernel: bytes | None = None) -> None:
+def publish(
+    repository: Path, release: str = RELEASE, *, kernel: bytes | None = None, meta: str = "linux-image-amd64"
+) -> None:
     """Put a kernel package and its meta package into the repository."""
     tree = repository / "tree"
     kernel = kernel or bzimage(release, gzip.compress(VMLINUX))
@@ -66,7 +68,7 @@ def publish(repository: Path, release: str = RELEASE, *, kernel: bytes | None = 
         index.write(
             f"Package: linux-image-{release}\nVersion: 1\nArchitecture: amd64\nFilename: ./{name}\n"
             f"Size: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\nDescription: a test\n\n"
-            f"Package: linux-image-amd64\nVersion: 1\nArchitecture: amd64\nDepends: linux-image-{release} (= 1)\n"
+            f"Package: {meta}\nVersion: 1\nArchitecture: amd64\nDepends: linux-image-{release} (= 1)\n"
             "Filename: ./none.deb\nSize: 1\nDescription: a test\n"
         )
 
@@ -94,6 +96,14 @@ def test_again_is_quick_and_a_newer_one_comes_when_asked_for(
     newer = fetch_kernel.fetch(tmp_path / "kernels", refresh=True, machine="x86_64")
     assert newer.name == "6.1.0-8-amd64"
     assert fetch_kernel.installed(tmp_path / "kernels") == [newer, first]
+
+
+def test_another_flavour_is_another_meta_packages(apt: Path, tmp_path: Path) -> None:
+    publish(apt, "6.1.0-7-cloud-amd64", meta="linux-image-cloud-amd64")
+    with pytest.raises(Unavailable):
+        fetch_kernel.fetch(tmp_path / "kernels", machine="x86_64")
+    folder = fetch_kernel.fetch(tmp_path / "kernels", machine="x86_64", flavour="cloud")
+    assert folder.name == "6.1.0-7-cloud-amd64"
 
 
 def test_an_interrupted_fetch_is_cleared_away(apt: Path, tmp_path: Path) -> None:

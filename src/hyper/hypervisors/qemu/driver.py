@@ -179,7 +179,7 @@ class QemuHypervisor:
                     return None
             return f"the guest did not start ({vmm.last_words() or 'nothing on its console'})"
         except TimeoutError:
-            return f"the guest did not start within {timeout_s:g} s"
+            return f"the guest did not start within {timeout_s:g} s (--kvm-timeout gives it longer)"
         except Unavailable as error:
             return error.message
         finally:

@@ -22,6 +22,7 @@ from hyper.system import memory_files
 from hyper.system.memory_files import Extent
 
 _VERSION = 1
+_UNFINISHED = ".new-"
 _MAX_STATE_BYTES = 64 << 20
 _FREE_BYTES_KEPT = 256 << 20
 """As for images: what is only kept to save time must not take the room of containers' disks, logs and records."""
@@ -52,7 +53,7 @@ class TemplateStore:
         folder = self._folder / key
         try:
             text = (folder / "manifest.json").read_bytes()
-            return self._load(folder, msgspec.json.decode(text, type=Manifest), key, shape)
+            template = self._load(folder, msgspec.json.decode(text, type=Manifest), key, shape)
         except FileNotFoundError as error:
             if not os.path.lexists(folder):
                 raise NotFound(f"there is no template {key[:12]}") from error
@@ -61,6 +62,9 @@ class TemplateStore:
             raise DataLoss(f"template {key[:12]} is refused: its manifest is damaged ({error})") from error
         except OSError as error:
             raise DataLoss(f"template {key[:12]} is refused: {error}") from error
+        for unfinished in self._folder.glob(f"{_UNFINISHED}*"):  # a killed daemon's
+            _remove(unfinished)
+        return template
 
     def _load(self, folder: Path, manifest: Manifest, key: str, shape: Shape) -> Template:
         problem = ""
@@ -103,7 +107,7 @@ class TemplateStore:
     def save(self, template: Template) -> None:
         """Keep it; replaces what there is of this key, and removes those of other keys (nobody starts from them again).
         ResourceExhausted when there is no room."""
-        temporary = self._folder / f".new-{template.key}"
+        temporary = self._folder / f"{_UNFINISHED}{template.key}"
         shutil.rmtree(temporary, ignore_errors=True)
         parts = list(template.parts)
         state_bytes = os.fstat(template.state_fd).st_size

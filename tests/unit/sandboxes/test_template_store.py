@@ -99,6 +99,14 @@ def test_there_is_none_of_another_key(store: TemplateStore, kept: Path) -> None:
         store.load("b" * 64, SHAPE)
 
 
+def test_what_a_killed_daemon_was_writing_goes_when_another_is_loaded(store: TemplateStore, kept: Path) -> None:
+    unfinished = kept.parent / f".new-{'b' * 64}"
+    unfinished.mkdir()
+    (unfinished / "memory").write_bytes(bytes(MIB))
+    store.load(KEY, SHAPE).close()
+    assert list(kept.parent.iterdir()) == [kept]
+
+
 def test_saving_replaces_and_removes_those_of_other_keys(store: TemplateStore, kept: Path) -> None:
     (kept.parent / ".new-cut-short").mkdir()
     (kept.parent / "a file of somebody's").touch()

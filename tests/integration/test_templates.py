@@ -131,7 +131,7 @@ def forge_state(folder: Path) -> None:
 
 def test_whatever_is_wrong_with_it_is_told_and_containers_start() -> None:
     needs_docker_cli()
-    flags = ("--templates", "--pool-size", "0", *SMALL)
+    flags = ("--pool-size", "0", *SMALL)
     kernel = kernel_or_skip().vmlinux
     with running_hyperd(*flags) as daemon:
         settled(daemon)

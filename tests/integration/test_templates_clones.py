@@ -37,7 +37,7 @@ AGE_S = 3.0
 def hyperd() -> Iterator[Hyperd]:
     """Its template is some seconds old, its pool is full."""
     needs_docker_cli()
-    with running_hyperd("--pool-size", str(POOL)) as daemon:
+    with running_hyperd("--templates", "--pool-size", str(POOL)) as daemon:
         until(lambda: "MiB" in status(daemon)["Template"], lambda: str(status(daemon)))
         born = time.monotonic()
         daemon.door.docker("import", str(debian_tar()), DEBIAN, timeout_s=120)

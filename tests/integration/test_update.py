@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def hyperd() -> Iterator[Hyperd]:
-    with running_hyperd(*SMALL) as daemon:
+    with running_hyperd("--pool-size", "1", *SMALL) as daemon:
         yield daemon
 
 

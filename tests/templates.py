@@ -30,7 +30,7 @@ def until(condition: Callable[[], object], what: Callable[[], str], timeout_s: f
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, f"after {timeout_s} s: {what()}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def status(daemon: Hyperd) -> dict[str, str]:

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,14 +227,17 @@ def _processes_of(*markers: str) -> list[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def running_hyperd(*flags: str) -> Iterator[Hyperd]:
-    """A started hyperd; on leaving it is stopped and must have left nothing."""
+def running_hyperd(
+    *flags: str, seen_by: Callable[[NetworkNamespace], NetworkNamespace] | None = None
+) -> Iterator[Hyperd]:
+    """A started hyperd; on leaving it is stopped and must have left nothing. ``seen_by`` may put something between it
+    and its host."""
     folder = Path(tempfile.mkdtemp(prefix="hyperd-", dir="/var/tmp"))
     folder.chmod(0o711)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         host, _outside = stack.enter_context(host_and_outside())
-        daemon = Hyperd(folder, host, *flags)
+        daemon = Hyperd(folder, seen_by(host) if seen_by else host, *flags)
         stack.callback(_end, daemon)
         daemon.start()
         yield daemon

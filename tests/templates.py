@@ -1,6 +1,6 @@
 """Daemons with templates and a pool, looked at from outside, for tests.
 
-with running_hyperd("--templates", "--pool-size", "1") as daemon:
+with running_hyperd("--pool-size", "1", *SMALL) as daemon:
     settled(daemon)                       # there is a template, and the pool is full
     daemon.door.out("run", …)
     assert rung(daemon, container) == "pool"
@@ -8,24 +8,29 @@ with running_hyperd("--templates", "--pool-size", "1") as daemon:
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from tests.hyperd import Hyperd
 
 from hyper.hypervisors.qemu.command_line import sandbox_of
-from hyper.system import processes
+from hyper.sandboxes.template import MEMORY
+from hyper.system import memory_files, processes
 
+MIB = 1 << 20
 SETTLED_S = 60.0
-TEMPLATE_MEMORY = "/memfd:hyper-template-memory"
+SMALL = ("--templates", "--default-memory", "96m")
+"""Small templates are quickly made."""
 
 
 def until(condition: Callable[[], object], what: Callable[[], str], timeout_s: float = SETTLED_S) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, f"after {timeout_s} s: {what()}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def status(daemon: Hyperd) -> dict[str, str]:
@@ -47,10 +52,23 @@ def settled(daemon: Hyperd) -> str:
 
 def rung(daemon: Hyperd, container: str) -> str:
     """The way in which its sandbox was had: "pool", "template" or "cold"."""
-    timings = json.loads(daemon.door.out("inspect", "-f", "{{json .Hyper.TimingsMs}}", container))
-    if "sandbox.boot" in timings:
-        return "cold"
-    return "template" if "sandbox.wake" in timings else "pool"
+    return daemon.door.out("inspect", "-f", "{{.Hyper.Rung}}", container)
+
+
+def ran(daemon: Hyperd, *arguments: str) -> tuple[str, str]:
+    """`docker run` with these arguments, to its end: the rung, and what it printed."""
+    name = f"run-{os.urandom(4).hex()}"
+    said = daemon.door.out("run", "--name", name, *arguments)
+    came = rung(daemon, name)
+    daemon.door.docker("rm", name)
+    return came, said
+
+
+def run(daemon: Hyperd) -> str:
+    """The rung of a container that ran."""
+    came, said = ran(daemon, "--network", "none", "busybox", "echo", "fine")
+    assert said == "fine"
+    return came
 
 
 def vmms(daemon: Hyperd) -> dict[str, int]:
@@ -65,3 +83,55 @@ def vmms(daemon: Hyperd) -> dict[str, int]:
 
 def sandbox(daemon: Hyperd, container: str) -> str:
     return daemon.door.out("inspect", "-f", "{{.Hyper.SandboxId}}", container)
+
+
+def kept(daemon: Hyperd) -> list[str]:
+    """The templates on disk, once none is just being written."""
+    folder = daemon.data_root / "templates"
+
+    def names() -> list[str]:
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+    until(lambda: not any(name.startswith(".") for name in names()), lambda: str(names()))
+    return names()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A template's memory file as a process has it open; another clone's copy of it looks the same but is not
+    sealed."""
+
+    pid: int
+    number: int
+
+    @property
+    def path(self) -> Path:
+        return Path(f"/proc/{self.pid}/fd/{self.number}")
+
+    def open(self) -> int:
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def digest(self) -> str:
+        """Of all of it, holes too."""
+        fd = self.open()
+        try:
+            return memory_files.digest(fd, [(0, os.fstat(fd).st_size)])
+        finally:
+            os.close(fd)
+
+    def stored_bytes(self) -> int:
+        return self.path.stat().st_blocks * 512
+
+
+def template_memory(pid: int) -> Memory:
+    """The one that this process (a daemon, a VMM) has."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = os.readlink(entry)
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        if target.startswith(f"/memfd:{MEMORY}"):
+            found.append(Memory(pid, int(entry.name)))
+    assert found, f"process {pid} has no template's memory open"
+    return found[0]

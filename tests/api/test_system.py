@@ -26,7 +26,7 @@ def test_version_and_info(door: Door) -> None:
     info = door.http("GET", "/v1.24/info").json
     assert info["Driver"] == "erofs"
     assert info["Images"] >= 1
-    assert {"hypervisor", "accelerator", "kernel_path", "template"} <= set(door.http("GET", "/hyper/info").json)
+    assert {"hypervisor", "accelerator", "kernel_path", "template", "pool"} <= set(door.http("GET", "/hyper/info").json)
 
 
 def test_what_clients_ask_by_themselves_is_there(door: Door) -> None:

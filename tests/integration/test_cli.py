@@ -153,7 +153,7 @@ def test_signals_go_to_the_process(door: Door) -> None:
 def test_version_and_info(door: Door) -> None:
     assert "API version:    1.50" in out(door, "version")
     assert out(door, "version", "-f", "{{.Server.ApiVersion}}") == "1.50"
-    assert "Guest kernel" in out(door, "info")
+    assert {"Guest kernel", "Template", "Pool"} <= {line.partition(":")[0] for line in out(door, "info").splitlines()}
     assert json.loads(out(door, "info", "--format", "json"))["data_root"]
 
 

@@ -1,4 +1,7 @@
-"""``docker update`` on real VMs: what a running container sees of it, and what a VM grows by."""
+"""``docker update`` on real VMs: what a running container sees of it, and what a VM grows by.
+
+VMs are small here, whichever way they came, so that they have to grow. Neighbour: ``test_templates_size.py``.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,17 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from tests.hyperd import Hyperd, hyperd, needs_docker_cli
+from tests.hyperd import Hyperd, needs_docker_cli, running_hyperd
+from tests.templates import SMALL
 
-__all__ = ["hyperd"]
 pytestmark = pytest.mark.vm
 MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def hyperd() -> Iterator[Hyperd]:
+    with running_hyperd("--pool-size", "1", *SMALL) as daemon:
+        yield daemon
 
 
 @pytest.fixture
@@ -46,6 +55,7 @@ def test_a_running_container_has_its_new_limits(hyperd: Hyperd, sleeper: str) ->
 
 
 def test_a_vm_that_is_too_small_grows_and_is_adopted_so(hyperd: Hyperd, sleeper: str) -> None:
+    assert memory_total_bytes(hyperd, sleeper) < 300 * MIB
     hyperd.door.docker("update", "--memory", "512m", "--cpus", str(os.cpu_count()), sleeper)
     assert memory_total_bytes(hyperd, sleeper) > 512 * MIB
     assert hyperd.door.out("exec", sleeper, "nproc") == str(os.cpu_count())

@@ -1,4 +1,4 @@
-"""``info``: the machine below: hypervisor, accelerator and why, kernel, template, storage, counts."""
+"""``info``: the machine below: hypervisor, accelerator and why, kernel, template and pool, storage, counts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def describe(found: dict[str, Any], version: dict[str, Any]) -> str:
         ("Accelerator", accelerator(found)),
         ("Guest kernel", f"{found['kernel_release']} ({found['kernel_kind']}, {found['kernel_path']})"),
         ("Agent", str(found["agent_version"])),
-        ("Template", str(found["template"]) or "none: every VM boots"),
+        ("Template", str(found["template"])),
+        ("Pool", str(found["pool"])),
         ("Default size", f"{human.binary_size(found['default_memory_bytes'])} memory, {default_cpus} CPUs"),
         ("Storage", str(found["storage"])),
         ("Data root", str(found["data_root"])),

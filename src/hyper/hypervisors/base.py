@@ -34,6 +34,8 @@ class HypervisorInfo:
     """What the machine's firmware is to be; None: the hypervisor's default."""
     notes: tuple[str, ...] = ()
     """What this host cannot do for us, in words (cgroup controllers that are missing)."""
+    tsc_khz: int = 0
+    """The rate of the guests' time stamp counter, where they are to be told; 0: they find out reliably."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,6 @@ _CLONE_S = 10.0
 """How long it may take to tell clones who they are and to make them big enough, before a slower way is taken."""
 _POOL_TRIES = 2
 """One may have died unnoticed; two are no accident."""
-_WORTH_TELLING_MS = 1.0
 ENTROPY_BYTES = 64
 
 
@@ -235,11 +234,11 @@ class SandboxSource:
         began = time.monotonic()
         try:
             await sandbox.agent.configure(_configuration(request.configure))
-            configured = time.monotonic()
+            configured, had = time.monotonic(), sandbox.record
             sandbox.timings["configure"] = round((configured - began) * 1000, 1)
             await sandbox.resize(request.memory_bytes, request.cpus)
-            if (resizing_ms := round((time.monotonic() - configured) * 1000, 1)) >= _WORTH_TELLING_MS:
-                sandbox.timings["resize"] = resizing_ms
+            if sandbox.record != had:
+                sandbox.timings["resize"] = round((time.monotonic() - configured) * 1000, 1)
             self._agent_version = sandbox.agent.version
             sandbox.give_out(request.owner, lambda record: self.on_record(record))
         except BaseException:

@@ -22,7 +22,10 @@ from hyper.system import memory_files
 from hyper.system.memory_files import Extent
 
 _VERSION = 1
+_UNFINISHED = ".new-"
 _MAX_STATE_BYTES = 64 << 20
+_FREE_BYTES_KEPT = 256 << 20
+"""As for images: what is only kept to save time must not take the room of containers' disks, logs and records."""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,17 +42,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TemplateStore:
-    """All calls block."""
+    """All calls block. ``free_bytes_kept`` stay free on the disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, free_bytes_kept: int = _FREE_BYTES_KEPT) -> None:
         self._folder = folder
+        self._free_bytes_kept = free_bytes_kept
 
     def load(self, key: str, shape: Shape) -> Template:
         """NotFound when there is none of this key; DataLoss, with what is wrong, when it is damaged."""
         folder = self._folder / key
         try:
             text = (folder / "manifest.json").read_bytes()
-            return self._load(folder, msgspec.json.decode(text, type=Manifest), key, shape)
+            template = self._load(folder, msgspec.json.decode(text, type=Manifest), key, shape)
         except FileNotFoundError as error:
             if not os.path.lexists(folder):
                 raise NotFound(f"there is no template {key[:12]}") from error
@@ -58,6 +62,9 @@ class TemplateStore:
             raise DataLoss(f"template {key[:12]} is refused: its manifest is damaged ({error})") from error
         except OSError as error:
             raise DataLoss(f"template {key[:12]} is refused: {error}") from error
+        for unfinished in self._folder.glob(f"{_UNFINISHED}*"):  # a killed daemon's
+            _remove(unfinished)
+        return template
 
     def _load(self, folder: Path, manifest: Manifest, key: str, shape: Shape) -> Template:
         problem = ""
@@ -100,12 +107,13 @@ class TemplateStore:
     def save(self, template: Template) -> None:
         """Keep it; replaces what there is of this key, and removes those of other keys (nobody starts from them again).
         ResourceExhausted when there is no room."""
-        temporary = self._folder / f".new-{template.key}"
+        temporary = self._folder / f"{_UNFINISHED}{template.key}"
         shutil.rmtree(temporary, ignore_errors=True)
         parts = list(template.parts)
         state_bytes = os.fstat(template.state_fd).st_size
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_free(template.used_bytes + state_bytes)
             temporary.mkdir(mode=0o700)
             _write(temporary / "memory", template.memory_fd, parts)
             _write(temporary / "state", template.state_fd, [(0, state_bytes)])
@@ -134,6 +142,15 @@ class TemplateStore:
     def discard(self, key: str) -> None:
         """Remove it, if it is there."""
         _remove(self._folder / key)
+
+    def _check_free(self, needed_bytes: int) -> None:
+        status = os.statvfs(self._folder)
+        free_bytes = status.f_bavail * status.f_frsize
+        if free_bytes < needed_bytes + self._free_bytes_kept:
+            raise ResourceExhausted(
+                f"no room for {needed_bytes >> 20} MiB: {free_bytes >> 20} MiB are free, "
+                f"and {self._free_bytes_kept >> 20} MiB must stay free"
+            )
 
     def _keep_only(self, key: str) -> None:
         for entry in self._folder.iterdir():

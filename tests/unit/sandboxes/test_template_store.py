@@ -99,6 +99,14 @@ def test_there_is_none_of_another_key(store: TemplateStore, kept: Path) -> None:
         store.load("b" * 64, SHAPE)
 
 
+def test_what_a_killed_daemon_was_writing_goes_when_another_is_loaded(store: TemplateStore, kept: Path) -> None:
+    unfinished = kept.parent / f".new-{'b' * 64}"
+    unfinished.mkdir()
+    (unfinished / "memory").write_bytes(bytes(MIB))
+    store.load(KEY, SHAPE).close()
+    assert list(kept.parent.iterdir()) == [kept]
+
+
 def test_saving_replaces_and_removes_those_of_other_keys(store: TemplateStore, kept: Path) -> None:
     (kept.parent / ".new-cut-short").mkdir()
     (kept.parent / "a file of somebody's").touch()
@@ -232,10 +240,9 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", ["100k", "312k"], ids=["for its memory", "for its manifest"])
-def test_a_disk_without_room_keeps_nothing_half(
-    store: TemplateStore, template: Template, tmp_path: Path, size: str
-) -> None:
+def test_a_disk_without_room_keeps_nothing_half(template: Template, tmp_path: Path, size: str) -> None:
     folder = tmp_path / "templates"
+    store = TemplateStore(folder, free_bytes_kept=0)
     with small_disk(folder, size):
         with pytest.raises(ResourceExhausted, match=f"cannot be kept in {folder}: .*[Nn]o "):
             store.save(template)
@@ -244,7 +251,18 @@ def test_a_disk_without_room_keeps_nothing_half(
             store.load(KEY, SHAPE)
 
 
-def test_one_that_cannot_be_replaced_stays(store: TemplateStore, template: Template, tmp_path: Path) -> None:
+def test_what_must_stay_free_does(template: Template, tmp_path: Path) -> None:
+    folder = tmp_path / "templates"
+    with small_disk(folder, "3m"):
+        store = TemplateStore(folder, free_bytes_kept=3 * MIB - (100 << 10))
+        with pytest.raises(ResourceExhausted, match="no room for 0 MiB: 3 MiB are free, and 2 MiB must stay free"):
+            store.save(template)
+        assert list(folder.iterdir()) == []
+        TemplateStore(folder, free_bytes_kept=2 * MIB).save(template)
+
+
+def test_one_that_cannot_be_replaced_stays(template: Template, tmp_path: Path) -> None:
+    store = TemplateStore(tmp_path / "templates", free_bytes_kept=0)
     with small_disk(tmp_path / "templates", "500k"):
         store.save(template)
         with pytest.raises(ResourceExhausted):

@@ -69,7 +69,7 @@ def build(spec: MachineSpec, info: HypervisorInfo, fds: Descriptors, root_id: st
         *_processor(spec, info),
         *_memory(spec, fds),
         *("-kernel", f"/proc/self/fd/{fds.kernel}", "-initrd", f"/proc/self/fd/{fds.initrd}"),
-        *("-append", kernel_command_line(spec)),
+        *("-append", kernel_command_line(spec, info)),
         *("-chardev", f"socket,id=qmp,fd={fds.qmp},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
         # stdout is the console's bounded log; a file given by name would be truncated, which its seals forbid.
         *("-chardev", "stdio,id=console,signal=off", "-device", "isa-serial,chardev=console"),
@@ -92,11 +92,12 @@ def shape(spec: MachineSpec, info: HypervisorInfo) -> str:
     return "\0".join(build(origin, info, Descriptors(-1, -1, -1, -1, taps, -1), ""))
 
 
-def kernel_command_line(spec: MachineSpec) -> str:
+def kernel_command_line(spec: MachineSpec, info: HypervisorInfo) -> str:
     """The machine's own options, then those of the kernel image (which may override them)."""
     # maxmem makes the kernel set 64 MiB aside for bounce buffers, which no device of ours needs: swiotlb=noforce.
     machine = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check swiotlb=noforce"
-    return f"{machine} hyper.port={AGENT_PORT} {spec.image.command_line}".strip()
+    rate = f" tsc_early_khz={info.tsc_khz}" if info.tsc_khz else ""
+    return f"{machine}{rate} hyper.port={AGENT_PORT} {spec.image.command_line}".strip()
 
 
 def _processor(spec: MachineSpec, info: HypervisorInfo) -> list[str]:

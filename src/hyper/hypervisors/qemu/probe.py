@@ -20,8 +20,9 @@ import msgspec
 
 from hyper.errors import FailedPrecondition
 from hyper.hypervisors.base import Accelerator, HypervisorInfo, KernelImage
+from hyper.hypervisors.qemu import tsc
 from hyper.hypervisors.qemu.settings import AcceleratorChoice, QemuSettings
-from hyper.system import processes
+from hyper.system import blocking, processes
 
 Boots = Callable[[HypervisorInfo, tuple[int, ...], bool, float], Awaitable[str | None]]
 """(info, other groups, as root, deadline in s) → None when the guest came up, else what happened instead."""
@@ -52,9 +53,11 @@ async def choose(
     """The driver's :meth:`probe`. FailedPrecondition when ``kvm`` is demanded and does not work."""
     version = _version(binary, await _ask(binary, "--version"))
     firmware = _firmware(await _ask(binary, "-L", "help"))
+    tsc_khz = await blocking.run(tsc.rate_khz, settings.state_dir / "tsc-khz")
 
     def found(accelerator: Accelerator, reason: str) -> HypervisorInfo:
-        return HypervisorInfo("qemu", version, binary, accelerator, reason, firmware, notes)
+        told_khz = tsc_khz if accelerator is Accelerator.TCG else 0
+        return HypervisorInfo("qemu", version, binary, accelerator, reason, firmware, notes, told_khz)
 
     if settings.accelerator is AcceleratorChoice.TCG:
         return found(Accelerator.TCG, f"configured; {_NO_BOUNDARY}")

@@ -27,7 +27,13 @@ def machine(
 
 def info(accelerator: Accelerator) -> HypervisorInfo:
     return HypervisorInfo(
-        "qemu", "7.2", Path("/usr/bin/qemu-system-x86_64"), accelerator, "", Path("/usr/share/qemu/qboot.rom")
+        name="qemu",
+        version="7.2",
+        binary=Path("/usr/bin/qemu-system-x86_64"),
+        accelerator=accelerator,
+        reason="",
+        firmware=Path("/usr/share/qemu/qboot.rom"),
+        tsc_khz=2_596_123 if accelerator is Accelerator.TCG else 0,
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from hyper.errors import FailedPrecondition
 from hyper.hypervisors.base import Accelerator, HypervisorInfo, KernelImage
-from hyper.hypervisors.qemu import probe
+from hyper.hypervisors.qemu import probe, tsc
 from hyper.hypervisors.qemu.settings import AcceleratorChoice, QemuSettings
 
 
@@ -123,6 +123,14 @@ async def test_the_quick_firmware_is_used_where_a_vmm_may_read_it(host: Host) ->
 async def test_tcg_on_demand_asks_nothing(host: Host) -> None:
     info = await host.choose(replace(host.settings, accelerator=AcceleratorChoice.TCG))
     assert info.accelerator is Accelerator.TCG and host.boots == []
+
+
+async def test_only_guests_without_kvm_are_told_how_fast_their_counter_counts(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tsc, "rate_khz", lambda known: 2_596_123)
+    assert (await host.choose()).tsc_khz == 0
+    assert (await host.choose(replace(host.settings, accelerator=AcceleratorChoice.TCG))).tsc_khz == 2_596_123
 
 
 async def test_kvm_on_demand_fails_when_it_does_not_work(host: Host) -> None:

@@ -180,6 +180,9 @@ pub struct Create {
     #[serde(default)]
     pub files: Vec<InjectedFile>,
     pub stdio: Stdio,
+    /// Nobody wants its disk afterwards: its end is told before what it wrote is durable.
+    #[serde(default)]
+    pub ephemeral: bool,
 }
 
 #[derive(Debug, Deserialize)]

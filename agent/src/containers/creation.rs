@@ -102,7 +102,7 @@ fn mount_points(spec: &Spec) -> Vec<String> {
 
 impl Agent {
     pub fn create(&mut self, wanted: Create, ticket: Ticket) -> Result<Option<Value>> {
-        let Create { id, spec, rootfs, files, stdio } = wanted;
+        let Create { id, spec, rootfs, files, stdio, ephemeral } = wanted;
         check_id("container id", &id)?;
         if self.containers.contains_key(&id) {
             return Err(Error::AlreadyExists(format!("container {id} exists already in this sandbox")));
@@ -153,6 +153,7 @@ impl Agent {
             oom_kills: 0,
             failure: None,
             rootfs: rootfs.clone(),
+            ephemeral,
             seccomp,
             pending: Some(Box::new(pending)),
         };

@@ -54,6 +54,7 @@ pub struct Container {
     oom_kills: u64,
     failure: Option<Error>,
     rootfs: Rootfs,
+    ephemeral: bool,
     /// The spec's filter, for execs.
     pub seccomp: Option<spec::Seccomp>,
     /// Kept from the request until the init process is cloned.
@@ -121,10 +122,11 @@ impl Agent {
         self.count_oom_kills(id);
     }
 
-    /// All output of the init process is read and all processes are gone: what it wrote is made durable.
+    /// All output of the init process is read and all processes are gone: what it wrote is made durable, if anybody wants it.
     pub fn init_drained(&mut self, id: &str) {
         let Some(container) = self.containers.get(id) else { return };
-        if container.is_leaving() || container.rootfs.writable.is_none() || self.stopping {
+        let unwanted = container.rootfs.writable.is_none() || container.ephemeral;
+        if container.is_leaving() || unwanted || self.stopping {
             return self.synced(id, Ok(()));
         }
         let job_id = id.to_string();

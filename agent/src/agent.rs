@@ -12,6 +12,7 @@ use crate::processes::{Process, Which};
 use crate::sandbox::Connecting;
 use crate::sys::{self, Epoll, Pid};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{json, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -295,11 +296,11 @@ impl Agent {
     }
 
     /// `None` when the answer comes later.
-    fn dispatch(&mut self, method: &str, params: Value, ticket: Ticket) -> Result<Option<Value>> {
+    fn dispatch(&mut self, method: &str, params: Option<&RawValue>, ticket: Ticket) -> Result<Option<Value>> {
         if self.stopping && method != "sandbox.ping" {
             return Err(Error::Unavailable("the sandbox is shutting down".into()));
         }
-        if let Some(result) = self.sandbox_request(method, &params, ticket) {
+        if let Some(result) = self.sandbox_request(method, params, ticket) {
             return result;
         }
         match method {

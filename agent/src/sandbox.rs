@@ -8,6 +8,7 @@ use crate::messages::{self, base64, Configure, Interface, Nothing, Size};
 use crate::network::{self, Device, Progress};
 use crate::rootfs;
 use crate::sys;
+use serde_json::value::RawValue;
 use serde_json::{json, Value};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -31,8 +32,13 @@ pub struct Connecting {
 
 impl Agent {
     /// `None` when `method` is not the sandbox's.
-    pub fn sandbox_request(&mut self, method: &str, params: &Value, ticket: Ticket) -> Option<Result<Option<Value>>> {
-        let nothing = || messages::params::<Nothing>(method, params.clone());
+    pub fn sandbox_request(
+        &mut self,
+        method: &str,
+        params: Option<&RawValue>,
+        ticket: Ticket,
+    ) -> Option<Result<Option<Value>>> {
+        let nothing = || messages::params::<Nothing>(method, params);
         Some(match method {
             "sandbox.ping" => nothing().map(|_| Some(json!({"time_ns": sys::now_ns()}))),
             "sandbox.state" => nothing().map(|_| Some(self.state())),
@@ -60,8 +66,8 @@ impl Agent {
         })
     }
 
-    fn configure(&mut self, params: &Value, ticket: Ticket) -> Result<Option<Value>> {
-        let wanted: Configure = messages::params("sandbox.configure", params.clone())?;
+    fn configure(&mut self, params: Option<&RawValue>, ticket: Ticket) -> Result<Option<Value>> {
+        let wanted: Configure = messages::params("sandbox.configure", params)?;
         let entropy = wanted.entropy.as_deref().map(base64).transpose()?;
         if entropy.as_ref().is_some_and(|e| !(MIN_ENTROPY_BYTES..=MAX_ENTROPY_BYTES).contains(&e.len())) {
             return Err(Error::InvalidArgument("sandbox.configure: entropy must be 32 to 4096 bytes".into()));
@@ -123,8 +129,8 @@ impl Agent {
     }
 
     /// At least this many processors and this much memory, which the host has plugged in or is plugging in.
-    fn resize_sandbox(&mut self, params: &Value, ticket: Ticket) -> Result<Option<Value>> {
-        let wanted: Size = messages::params("sandbox.resize", params.clone())?;
+    fn resize_sandbox(&mut self, params: Option<&RawValue>, ticket: Ticket) -> Result<Option<Value>> {
+        let wanted: Size = messages::params("sandbox.resize", params)?;
         growth::check(&wanted)?;
         let share = self.kernel_share_bytes;
         if let Some(reached) = growth::reached(&wanted, share) {

@@ -140,7 +140,7 @@ pub struct Disk {
     pub fs: DiskFs,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rootfs {
     /// Lowest first.
@@ -175,12 +175,14 @@ pub struct Stdio {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Create {
+pub struct Create<'a> {
     pub id: String,
-    pub spec: spec::Spec,
+    #[serde(borrow)]
+    pub spec: spec::Outline<'a>,
     pub rootfs: Rootfs,
-    #[serde(default)]
-    pub files: Vec<InjectedFile>,
+    /// `InjectedFile`s, for the container's first process to read.
+    #[serde(borrow)]
+    pub files: Option<&'a RawValue>,
     pub stdio: Stdio,
     /// Nobody wants its disk afterwards: its end is told before what it wrote is durable.
     #[serde(default)]

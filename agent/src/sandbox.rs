@@ -6,11 +6,12 @@ use crate::growth;
 use crate::launch::sysctls;
 use crate::messages::{self, base64, Configure, Interface, Nothing, Size};
 use crate::network::{self, Device, Progress};
-use crate::rootfs;
+use crate::rootfs::{self, Held};
 use crate::sys;
 use serde_json::value::RawValue;
 use serde_json::{json, Value};
 use std::fs;
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 const MIN_ENTROPY_BYTES: usize = 32;
@@ -109,7 +110,7 @@ impl Agent {
 
     fn park(&mut self, devices: Vec<Device>, last: bool) {
         let job = devices.clone();
-        let started = self.run_job(After::Parked(devices, last), move || job.iter().try_for_each(Device::park));
+        let started = self.run_job(After::Parked(devices, last), &[], move || job.iter().try_for_each(Device::park));
         if let Err(error) = started {
             self.parked(Vec::new(), last, Err(error));
         }
@@ -136,7 +137,7 @@ impl Agent {
         if let Some(reached) = growth::reached(&wanted, share) {
             return Ok(Some(reached));
         }
-        self.run_job(After::Answer(ticket), move || growth::grow(&wanted, share))?;
+        self.run_job(After::Answer(ticket), &[], move || growth::grow(&wanted, share))?;
         Ok(None)
     }
 
@@ -155,15 +156,12 @@ impl Agent {
             self.set_timer(Duration::from_millis(1), Timer::Shutdown(ticket));
             return;
         }
-        let ids: Vec<String> = self.containers.keys().cloned().collect();
-        let disks: Vec<_> = self.containers.values().flat_map(|c| c.disks()).collect();
-        let started = self.run_job(After::Unmounted(ticket), move || {
-            let mut result = Ok(());
-            for id in &ids {
-                let unused = if Some(id) == ids.last() { disks.as_slice() } else { &[] };
-                result = result.and(rootfs::dismantle(id, unused));
-            }
-            result
+        let (mut held, disks) = self.surrender();
+        let keep: Vec<RawFd> = held.iter().flat_map(Held::numbers).collect();
+        let started = self.run_job(After::Unmounted(ticket), &keep, move || {
+            let last = held.pop();
+            held.into_iter().try_for_each(|held| rootfs::dismantle(Some(held), &[]))?;
+            rootfs::dismantle(last, &disks)
         });
         if let Err(error) = started {
             self.unmounted(ticket, Err(error));

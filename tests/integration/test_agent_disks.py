@@ -1,5 +1,5 @@
-"""A container's writable disk and the real agent, in a real VM: what is on it when the agent says that the container has
-ended."""
+"""A container's writable disk and the real agent, in a real VM: what is on it when the agent says that the container
+has ended."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 //! them when children, pipes, jobs or timers have something. It never blocks but in epoll.
 
 use crate::boot::Machine;
-use crate::containers::Container;
+use crate::cells::Cells;
+use crate::containers::{Compiled, Container};
 use crate::error::{Context, Error, Result};
 use crate::jobs::Job;
 use crate::link::{Event, Link};
@@ -12,10 +13,11 @@ use crate::processes::{Process, Which};
 use crate::sandbox::Connecting;
 use crate::sys::{self, Epoll, Pid};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{json, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// Read from the port before other descriptors get their turn.
@@ -78,7 +80,6 @@ impl Token {
 /// What a job was for; `Answer`: what it returns is the result.
 pub enum After {
     Answer(Ticket),
-    Assembled(String),
     Synced(String),
     Dismantled(String),
     Unmounted(Ticket),
@@ -94,6 +95,8 @@ pub enum Timer {
     /// A process that was cloned or let go should have reported by now.
     Starting(u64),
     Freeze(String),
+    /// A container's end has been told.
+    LetGo(String),
     /// Cards that a configuration waits for may be there now.
     Cards,
     Shutdown(Ticket),
@@ -113,6 +116,8 @@ pub struct Agent {
     debug: bool,
     pub network: Network,
     pub connecting: Option<Connecting>,
+    pub cells: Cells,
+    pub compiled: Option<Compiled>,
     pub containers: BTreeMap<String, Container>,
     pub processes: HashMap<u64, Process>,
     pub by_pid: HashMap<Pid, u64>,
@@ -148,6 +153,8 @@ impl Agent {
             debug: machine.debug,
             network: Network::default(),
             connecting: None,
+            cells: Cells::default(),
+            compiled: None,
             containers: BTreeMap::new(),
             processes: HashMap::new(),
             by_pid: HashMap::new(),
@@ -295,11 +302,11 @@ impl Agent {
     }
 
     /// `None` when the answer comes later.
-    fn dispatch(&mut self, method: &str, params: Value, ticket: Ticket) -> Result<Option<Value>> {
+    fn dispatch(&mut self, method: &str, params: Option<&RawValue>, ticket: Ticket) -> Result<Option<Value>> {
         if self.stopping && method != "sandbox.ping" {
             return Err(Error::Unavailable("the sandbox is shutting down".into()));
         }
-        if let Some(result) = self.sandbox_request(method, &params, ticket) {
+        if let Some(result) = self.sandbox_request(method, params, ticket) {
             return result;
         }
         match method {
@@ -353,8 +360,13 @@ impl Agent {
         self.serial
     }
 
-    pub fn run_job<T: Serialize>(&mut self, after: After, work: impl FnOnce() -> Result<T>) -> Result<()> {
-        let job = Job::spawn(work)?;
+    pub fn run_job<T: Serialize>(
+        &mut self,
+        after: After,
+        keep: &[RawFd],
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<()> {
+        let job = Job::spawn(keep, work)?;
         let serial = self.new_serial();
         self.epoll.add(&job.pipe, libc::EPOLLIN, Token::Job(serial).pack()).context(|| "cannot watch a job".into())?;
         self.jobs.insert(serial, (job, after));
@@ -375,7 +387,6 @@ impl Agent {
         let (answer, result) = (result.clone(), result.map(|_| ()));
         match after {
             After::Answer(ticket) => self.answer(ticket, answer),
-            After::Assembled(id) => self.assembled(&id, result),
             After::Synced(id) => self.synced(&id, result),
             After::Dismantled(id) => self.dismantled(&id, result),
             After::Unmounted(ticket) => self.unmounted(ticket, result),
@@ -424,6 +435,7 @@ impl Agent {
                 Timer::Drain(serial) => self.drained(serial),
                 Timer::Starting(serial) => self.start_overdue(serial),
                 Timer::Freeze(id) => self.check_frozen(&id),
+                Timer::LetGo(id) => self.let_namespace_go(&id),
                 Timer::Cards => self.connect(),
                 Timer::Shutdown(ticket) => self.unmount_all(ticket),
                 Timer::PowerOff => sys::power_off(),
@@ -436,8 +448,9 @@ impl Agent {
         let mut ignored = [0; 128 * 8];
         while sys::read(&self.children, &mut ignored).is_ok_and(|n| n > 0) {}
         while let Some((pid, status)) = sys::reap() {
-            if let Some(serial) = self.by_pid.remove(&pid) {
-                self.process_ended(serial, status);
+            match self.by_pid.remove(&pid) {
+                Some(serial) => self.process_ended(serial, status),
+                None => self.cell_ended(pid),
             }
         }
     }

@@ -5,6 +5,7 @@ use crate::cgroup;
 use crate::error::{Context, Error, Result};
 use crate::growth;
 use crate::network;
+use crate::rootfs;
 use crate::sys;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -39,6 +40,7 @@ pub fn boot() -> Result<Machine> {
     if let Err(error) = cgroup::prepare() {
         warnings.push(error.to_string());
     }
+    rootfs::prepare()?;
     if let Err(error) = network::loopback_up() {
         warnings.push(error.to_string());
     }

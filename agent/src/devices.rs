@@ -9,47 +9,42 @@ use crate::sys;
 use std::io;
 use std::path::Path;
 
-const DEFAULT_NODES: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
-];
+const DEFAULT_NODES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 const LINKS: [(&str, &str); 6] = [
-    ("/proc/self/fd", "/dev/fd"),
-    ("/proc/self/fd/0", "/dev/stdin"),
-    ("/proc/self/fd/1", "/dev/stdout"),
-    ("/proc/self/fd/2", "/dev/stderr"),
-    ("/proc/kcore", "/dev/core"),
-    ("pts/ptmx", "/dev/ptmx"),
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("/proc/kcore", "core"),
+    ("pts/ptmx", "ptmx"),
 ];
 
-fn node(path: &str, kind: u32, mode: u32, major: u32, minor: u32, uid: u32, gid: u32) -> Result<()> {
-    if let Some(parent) = Path::new(path).parent() {
-        paths::make_folder(parent).context(|| format!("cannot make the folder of device {path}"))?;
-    }
+/// The umask is 0 while a container is set up, so the mode is as asked.
+fn node(path: &str, kind: u32, mode: u32, major: u32, minor: u32) -> Result<bool> {
     match sys::mknod(path, kind | (mode & 0o7777), major, minor) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        result => result.context(|| format!("cannot make device {path}"))?,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        result => result.map(|()| true).context(|| format!("cannot make device {path}")),
     }
-    // The umask is 0 while a container is set up, so the mode is as asked.
-    sys::chown(path, uid, gid).context(|| format!("cannot give device {path} its owner"))
 }
 
-/// Makes the default devices and links and the spec's devices; the process stands in the container's root.
-pub fn populate(devices: &[Device]) -> Result<()> {
-    for (path, major, minor) in DEFAULT_NODES {
-        node(path, libc::S_IFCHR, 0o666, major, minor, 0, 0)?;
+/// Makes the default devices and links in `folder`, a container's /dev.
+pub fn populate(folder: &str) -> Result<()> {
+    for (name, major, minor) in DEFAULT_NODES {
+        node(&format!("{folder}/{name}"), libc::S_IFCHR, 0o666, major, minor)?;
     }
-    for (target, link) in LINKS {
-        match std::os::unix::fs::symlink(target, link) {
+    for (target, name) in LINKS {
+        match std::os::unix::fs::symlink(target, format!("{folder}/{name}")) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            result => result.context(|| format!("cannot make the link {link}"))?,
+            result => result.context(|| format!("cannot make the link {name} in /dev"))?,
         }
     }
+    Ok(())
+}
+
+/// Makes the spec's own devices; the process stands in the container's root.
+pub fn make(devices: &[Device]) -> Result<()> {
     for device in devices {
         let (kind, needs_number) = match device.kind.as_str() {
             "c" | "u" => (libc::S_IFCHR, true),
@@ -62,7 +57,13 @@ pub fn populate(devices: &[Device]) -> Result<()> {
                 .map_err(|_| Error::InvalidArgument(format!("device {}: number {n} is out of range", device.path)))
         };
         let (major, minor) = (number(device.major)?, number(device.minor)?);
-        node(&device.path, kind, device.file_mode.unwrap_or(0o666), major, minor, device.uid, device.gid)?;
+        let path = &device.path;
+        if let Some(parent) = Path::new(path).parent() {
+            paths::make_folder(parent).context(|| format!("cannot make the folder of device {path}"))?;
+        }
+        if node(path, kind, device.file_mode.unwrap_or(0o666), major, minor)? {
+            sys::chown(path, device.uid, device.gid).context(|| format!("cannot give device {path} its owner"))?;
+        }
     }
     Ok(())
 }
@@ -124,16 +125,22 @@ fn op(code: u8, registers: u8, offset: i16, value: u32) -> u64 {
     u64::from(code) | u64::from(registers) << 8 | u64::from(offset as u16) << 16 | u64::from(value) << 32
 }
 
+const MOVE_VALUE: u8 = 0xb7;
+const EXIT: u8 = 0x95;
+
+/// The program that refuses nothing.
+pub fn allow_all() -> Vec<u64> {
+    vec![op(MOVE_VALUE, 0x00, 0, 1), op(EXIT, 0, 0, 0)]
+}
+
 /// The program for `rules`, of which a later one wins; what none names is refused.
 pub fn program(rules: &[DeviceRule]) -> Result<Vec<u64>> {
     const LOAD_WORD: u8 = 0x61;
     const MOVE: u8 = 0xbf;
-    const MOVE_VALUE: u8 = 0xb7;
     const AND_VALUE: u8 = 0x57;
     const SHIFT_RIGHT: u8 = 0x77;
     const JUMP_NOT_VALUE: u8 = 0x55;
     const JUMP_NOT: u8 = 0x5d;
-    const EXIT: u8 = 0x95;
     // r1: context (access << 16 | type, major, minor). r2: type, r3: access, r4: major, r5: minor, r6: scratch.
     let mut code = vec![
         op(LOAD_WORD, 0x12, 0, 0),

@@ -5,7 +5,7 @@ use crate::error::{Context, Error, Result};
 use crate::sys::{self, Pid};
 use serde::Serialize;
 use serde_json::Value;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 const MAX_REPORT_BYTES: usize = 64 * 1024;
 
@@ -16,10 +16,12 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn spawn<T: Serialize>(work: impl FnOnce() -> Result<T>) -> Result<Job> {
+    /// `keep`: descriptors that `work` owns. It is dropped in the agent when this returns.
+    pub fn spawn<T: Serialize>(keep: &[RawFd], work: impl FnOnce() -> Result<T>) -> Result<Job> {
         let (pipe, end) = sys::pipe().context(|| "cannot make a pipe".into())?;
         sys::set_nonblocking(&pipe).context(|| "cannot prepare a pipe".into())?;
-        let pid = sys::fork(&[end.as_raw_fd()], || {
+        let keep: Vec<RawFd> = keep.iter().copied().chain([end.as_raw_fd()]).collect();
+        let pid = sys::fork(&keep, || {
             let text = serde_json::to_vec(&work().map_err(Error::cut)).unwrap_or_default();
             let mut rest = text.as_slice();
             while !rest.is_empty() {

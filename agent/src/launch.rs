@@ -1,15 +1,19 @@
-//! The child's side of starting a process: from the clone to execve. It sets a container up (namespaces, mounts, root),
-//! or enters a running one, becomes the user, and executes. It talks with the agent over one seqpacket socket: "R" (ready, with
-//! the terminal's master beside it) or "E" + error, then waits for "S" (an exec does not wait). The socket closes on exec,
-//! so its end means that the program runs. `process` is the agent's side.
+//! The child's side of starting a process: from the clone to execve. A cell's process makes what it can without knowing the
+//! container, waits for its order and sets the container up (root, mounts, user), then waits for its start; an exec enters
+//! a running container. It talks with the agent over one seqpacket socket: "O" + order (`orders`) comes, "R" (ready; beside
+//! it what `Held` says, and a terminal's master) or "E" + error goes, "S" (start; an exec does not wait) comes. The socket
+//! closes on exec, so its end means that the program runs. `processes` and `cells` are the agent's side.
 
 use crate::capabilities::{self, Sets};
 use crate::devices;
 use crate::error::{describe, Context, Error, Result};
-use crate::mounts;
+use crate::mounts::{self, Null};
+use crate::orders::{self, Order};
 use crate::paths;
-use crate::rootfs;
+use crate::rootfs::{self, Held};
 use crate::seccomp::Filter;
+use crate::shape::Shape;
+use crate::skeleton::Skeleton;
 use crate::spec;
 use crate::sys;
 use crate::users::{self, Identity};
@@ -20,7 +24,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::rc::Rc;
 
+pub const ORDER: u8 = b'O';
 pub const READY: u8 = b'R';
 pub const FAILED: u8 = b'E';
 pub const START: u8 = b'S';
@@ -30,20 +36,31 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 pub struct Program {
     pub process: spec::Process,
     pub capabilities: Sets,
-    pub seccomp: Option<Filter>,
+    pub seccomp: Option<Rc<Filter>>,
 }
 
-/// What an init process builds around itself.
-pub struct Setup {
-    pub id: String,
-    pub spec: spec::Spec,
-    /// `CLONE_NEW*` of namespaces that the child makes itself, after the clone.
-    pub unshare: i32,
-    /// Namespaces given by path, in the sandbox's view.
-    pub join: Vec<(OwnedFd, i32)>,
-    /// Paths in the container of the request's files, by index.
-    pub files: Vec<String>,
-    pub readonly: bool,
+impl Program {
+    /// Everything about a process that can be wrong is found here, before anything is made for it.
+    pub fn check(process: spec::Process, seccomp: Option<Rc<Filter>>) -> Result<Self> {
+        if process.args.is_empty() {
+            return Err(Error::InvalidArgument("no command specified".into()));
+        }
+        if !process.cwd.is_empty() && !process.cwd.starts_with('/') {
+            let text = format!("the working directory {:?} is invalid, it needs to be an absolute path", process.cwd);
+            return Err(Error::InvalidArgument(text));
+        }
+        if let Some(bad) = process.rlimits.iter().find(|l| rlimit(&l.kind).is_none()) {
+            return Err(Error::InvalidArgument(format!("unknown rlimit {:?}", bad.kind)));
+        }
+        if let Some(bad) = process.rlimits.iter().find(|l| l.soft > l.hard) {
+            return Err(Error::InvalidArgument(format!(
+                "rlimit {}: soft {} is above hard {}",
+                bad.kind, bad.soft, bad.hard
+            )));
+        }
+        let capabilities = capabilities::parse(process.capabilities.as_ref())?;
+        Ok(Program { process, capabilities, seccomp })
+    }
 }
 
 /// The child's ends of its stdio; none of them with a terminal.
@@ -87,7 +104,7 @@ fn report(sync: &OwnedFd, error: Error) -> i32 {
     let error = error.cut();
     let mut text = vec![FAILED];
     text.extend_from_slice(serde_json::to_string(&error).unwrap_or_default().as_bytes());
-    let _ = sys::send_message(sync, &text, None);
+    let _ = sys::send_message(sync, &text, &[]);
     // What Docker shows when the message is lost: 127 not found, 126 cannot be run.
     if matches!(error, Error::NotFound(_)) {
         127
@@ -96,34 +113,61 @@ fn report(sync: &OwnedFd, error: Error) -> i32 {
     }
 }
 
-/// The init process of a container; returns only when it fails.
-pub fn run_init(setup: &Setup, program: &Program, ends: Ends, sync: &OwnedFd) -> i32 {
-    let prepared = || -> Result<(Identity, Option<OwnedFd>)> {
+/// A cell's process, which becomes the init process of a container; returns only when it fails or is not wanted.
+pub fn run_init(shape: &Shape, unshare: i32, join: &[(OwnedFd, i32)], sync: &OwnedFd) -> i32 {
+    let (skeleton, namespace) = match furnish(unshare, join, shape) {
+        Ok(made) => made,
+        Err(error) => return report(sync, error),
+    };
+    let (order, ends, filter) = match orders::await_one(sync) {
+        Ok(Some(got)) => got,
+        Ok(None) => return 0,
+        Err(error) => return report(sync, error),
+    };
+    let prepared = || -> Result<(Program, Identity, Held, Option<OwnedFd>)> {
+        let program = Program::check(order.process.clone(), filter.map(Rc::new))?;
         set_oom_score(program.process.oom_score_adj.unwrap_or(0));
-        sys::setsid();
-        sys::new_session_keyring();
-        sys::umask(0);
-        let null = build(setup)?;
+        let null = build(shape, &skeleton, &order)?;
+        let root = fs::File::open("/").context(|| "cannot open the root".into())?.into();
         let identity = users::resolve_here(&program.process.user)?;
         make_cwd(&program.process.cwd)?;
-        let terminal = connect(program, ends, null, &identity)?;
+        let terminal = connect(&program, ends, null, &identity)?;
         if terminal.is_some() {
             bind_console()?;
         }
-        if setup.readonly {
+        if order.readonly {
             sys::set_readonly("/").context(|| "cannot make the root read-only".into())?;
         }
-        Ok((identity, terminal))
+        Ok((program, identity, Held { root, namespace: Some(namespace) }, terminal))
     };
     match prepared() {
-        Ok((identity, terminal)) => {
-            if !tell_ready(sync, terminal) || !wait_for_start(sync) {
+        Ok((program, identity, held, terminal)) => {
+            if !tell_ready(sync, Some(held), terminal) || !wait_for_start(sync) {
                 return 1;
             }
-            report(sync, become_program(program, &identity))
+            report(sync, become_program(&program, &identity))
         }
         Err(error) => report(sync, error),
     }
+}
+
+/// All that needs no order.
+fn furnish(unshare: i32, join: &[(OwnedFd, i32)], shape: &Shape) -> Result<(Skeleton, OwnedFd)> {
+    set_oom_score(0);
+    sys::setsid();
+    sys::new_session_keyring();
+    sys::umask(0);
+    if unshare != 0 {
+        sys::unshare(unshare).context(|| "cannot make the container's namespaces".into())?;
+    }
+    for (namespace, kind) in join {
+        sys::setns(namespace, *kind).context(|| "cannot join a namespace".into())?;
+    }
+    sys::mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "").context(|| "cannot make mounts private".into())?;
+    rootfs::make_place_for_files()?;
+    let skeleton = Skeleton::build(shape)?;
+    let namespace = fs::File::open("/proc/self/ns/mnt").context(|| "cannot open the mount namespace".into())?;
+    Ok((skeleton, namespace.into()))
 }
 
 /// A process beside a running init. The PID namespace and the cgroup were entered by the clone.
@@ -144,7 +188,7 @@ pub fn run_exec(join: &[(OwnedFd, i32)], program: &Program, ends: Ends, sync: &O
     };
     match prepared() {
         Ok((identity, terminal)) => {
-            if !tell_ready(sync, terminal) {
+            if !tell_ready(sync, None, terminal) {
                 return 1;
             }
             report(sync, become_program(program, &identity))
@@ -153,8 +197,10 @@ pub fn run_exec(join: &[(OwnedFd, i32)], program: &Program, ends: Ends, sync: &O
     }
 }
 
-fn tell_ready(sync: &OwnedFd, terminal: Option<OwnedFd>) -> bool {
-    sys::send_message(sync, &[READY], terminal.as_ref().map(|fd| fd.as_fd())).is_ok()
+fn tell_ready(sync: &OwnedFd, held: Option<Held>, terminal: Option<OwnedFd>) -> bool {
+    let held = held.as_ref().map(|held| [Some(&held.root), held.namespace.as_ref()]);
+    let passed = held.into_iter().flatten().chain([terminal.as_ref()]).flatten().map(AsFd::as_fd);
+    sys::send_message(sync, &[READY], &passed.collect::<Vec<_>>()).is_ok()
 }
 
 fn wait_for_start(sync: &OwnedFd) -> bool {
@@ -181,60 +227,86 @@ fn open_null() -> Result<OwnedFd> {
 // -- the container ------------------------------------------------------------------------------------------------
 
 /// From the sandbox's root to the finished container; returns the sandbox's /dev/null.
-fn build(setup: &Setup) -> Result<OwnedFd> {
-    let spec = &setup.spec;
-    if setup.unshare != 0 {
-        sys::unshare(setup.unshare).context(|| "cannot make the container's namespaces".into())?;
-    }
-    for (namespace, kind) in &setup.join {
-        sys::setns(namespace, *kind).context(|| "cannot join a namespace".into())?;
-    }
-    sys::mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "").context(|| "cannot make mounts private".into())?;
-    names(spec)?;
-    sysctls(&spec.linux.sysctl)?;
+fn build(shape: &Shape, skeleton: &Skeleton, order: &Order) -> Result<OwnedFd> {
+    names(shape, order)?;
+    sysctls(&order.sysctl)?;
+    rootfs::check_files(&order.files)?;
+    let rest = &shape.mounts[skeleton.mounts..];
+    rootfs::assemble(&order.rootfs, &order.files, &mount_points(shape, order))?;
+    skeleton.move_into(rootfs::ROOT)?;
+
+    // What was protected or hidden under a mount that is yet to come.
+    let later: Vec<&str> = rest
+        .iter()
+        .map(|m| &m.destination)
+        .chain(order.files.iter().map(|f| &f.path))
+        .chain(order.devices.iter().map(|d| &d.path))
+        .map(String::as_str)
+        .collect();
+    let uncovered = |path: &&String| !skeleton.has_covered(path, &later);
+    let readonly: Vec<&String> = shape.readonly_paths.iter().filter(uncovered).collect();
+    let masked: Vec<&String> = shape.masked_paths.iter().filter(uncovered).collect();
+
     let null = open_null()?;
-    let clone_null = |_| sys::open_tree("/dev/null", false).context(|| "cannot clone /dev/null".into());
-    let masks = spec.linux.masked_paths.iter().map(clone_null).collect::<Result<Vec<_>>>()?;
-    let prepared = mounts::open_sources(&spec.mounts)?;
+    let clone_null = |_: &&String| sys::open_tree("/dev/null", false).context(|| "cannot clone /dev/null".into());
+    let masks = masked.iter().map(clone_null).collect::<Result<Vec<_>>>()?;
+    let prepared = mounts::open_sources(rest)?;
     let clone_file = |index| {
-        let path = rootfs::injected(&setup.id, index);
+        let path = rootfs::injected(index);
         sys::open_tree(&path, false).context(|| format!("cannot clone {path}"))
     };
-    let files = (0..setup.files.len()).map(clone_file).collect::<Result<Vec<_>>>()?;
+    let files = (0..order.files.len()).map(clone_file).collect::<Result<Vec<_>>>()?;
 
-    std::env::set_current_dir(rootfs::root(&setup.id)).context(|| "cannot enter the root file system".into())?;
+    std::env::set_current_dir(rootfs::ROOT).context(|| "cannot enter the root file system".into())?;
     sys::pivot_here().context(|| "cannot make the root file system the root".into())?;
 
     // From here on no path leads out of the container.
     for mount in &prepared {
         mount.make()?;
     }
-    devices::populate(&spec.linux.devices)?;
-    for mount in &prepared {
-        mount.finish()?;
+    if !skeleton.has("/dev") || rest.iter().any(|mount| mount.destination == "/dev") {
+        paths::make_folder(Path::new("/dev")).context(|| "cannot make /dev".into())?;
+        devices::populate("/dev")?;
     }
-    for (tree, path) in files.iter().zip(&setup.files) {
-        mounts::attach(tree, path)?;
+    devices::make(&order.devices)?;
+    if shape.mounts.iter().any(mounts::makes_dev_readonly) {
+        sys::set_readonly("/dev").context(|| "cannot make /dev read-only".into())?;
     }
-    if let Some(word) = spec.linux.rootfs_propagation.as_deref().filter(|w| !w.is_empty()) {
+    for (tree, file) in files.iter().zip(&order.files) {
+        mounts::attach(tree, &file.path)?;
+    }
+    if let Some(word) = order.propagation.as_deref().filter(|w| !w.is_empty()) {
         let flags = mounts::propagation(word)
             .ok_or_else(|| Error::InvalidArgument(format!("rootfsPropagation: unknown word {word:?}")))?;
         sys::mount("", "/", "", flags, "").context(|| "cannot set the root's propagation".into())?;
     }
-    for path in &spec.linux.readonly_paths {
+    for path in readonly {
         mounts::make_readonly(path)?;
     }
-    for (path, null) in spec.linux.masked_paths.iter().zip(&masks) {
-        mounts::mask(path, null)?;
+    for (path, null) in masked.iter().zip(&masks) {
+        mounts::mask(path, &Null::Taken(null))?;
     }
     Ok(null)
 }
 
-fn names(spec: &spec::Spec) -> Result<()> {
-    if let Some(name) = spec.hostname.as_deref().filter(|n| !n.is_empty()) {
+/// Paths that must be in the root file system.
+fn mount_points(shape: &Shape, order: &Order) -> Vec<String> {
+    let cwd = Some(order.process.cwd.clone()).filter(|cwd| !cwd.is_empty());
+    let mounts = shape.mounts.iter().map(|m| m.destination.clone());
+    // What lies in a mount to come is made there, not in the image.
+    let inside = |path: &String| shape.mounts.iter().any(|m| path.starts_with(&format!("{}/", m.destination)));
+    mounts.chain(["/dev".to_string()]).chain(cwd).filter(|path| !inside(path)).collect()
+}
+
+fn names(shape: &Shape, order: &Order) -> Result<()> {
+    if !shape.has_own_uts() && order.hostname.as_ref().is_some_and(|h| !h.is_empty()) {
+        let text = "unable to set hostname without a private UTS namespace: the sandbox's is set by sandbox.configure";
+        return Err(Error::InvalidArgument(text.into()));
+    }
+    if let Some(name) = order.hostname.as_deref().filter(|n| !n.is_empty()) {
         sys::sethostname(name).context(|| format!("cannot set the hostname to {name:?}"))?;
     }
-    if let Some(name) = spec.domainname.as_deref().filter(|n| !n.is_empty()) {
+    if let Some(name) = order.domainname.as_deref().filter(|n| !n.is_empty()) {
         sys::setdomainname(name).context(|| format!("cannot set the domain name to {name:?}"))?;
     }
     Ok(())

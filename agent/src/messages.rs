@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::spec;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{json, Value};
 
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -40,16 +41,17 @@ impl Assembler {
     }
 }
 
+/// A request whose params are text still: they are read once, as the type that the method wants.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Request {
+pub struct Request<'a> {
     pub id: u64,
     pub method: String,
-    #[serde(default)]
-    pub params: Value,
+    #[serde(borrow)]
+    pub params: Option<&'a RawValue>,
 }
 
-pub fn parse_request(text: &[u8]) -> std::result::Result<Request, String> {
+pub fn parse_request(text: &[u8]) -> std::result::Result<Request<'_>, String> {
     serde_json::from_slice(text).map_err(|e| e.to_string())
 }
 
@@ -66,9 +68,9 @@ pub fn event(name: &str, params: Value) -> Vec<u8> {
 }
 
 /// The params of `method` as its type; a typing mistake names itself.
-pub fn params<T: for<'de> Deserialize<'de>>(method: &str, value: Value) -> Result<T> {
-    let value = if value.is_null() { json!({}) } else { value };
-    serde_json::from_value(value).map_err(|e| Error::InvalidArgument(format!("{method}: {e}")))
+pub fn params<'a, T: Deserialize<'a>>(method: &str, text: Option<&'a RawValue>) -> Result<T> {
+    let text = text.map_or("{}", RawValue::get);
+    serde_json::from_str(text).map_err(|e| Error::InvalidArgument(format!("{method}: {e}")))
 }
 
 #[derive(Debug, Deserialize)]
@@ -138,7 +140,7 @@ pub struct Disk {
     pub fs: DiskFs,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rootfs {
     /// Lowest first.
@@ -173,13 +175,18 @@ pub struct Stdio {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Create {
+pub struct Create<'a> {
     pub id: String,
-    pub spec: spec::Spec,
+    #[serde(borrow)]
+    pub spec: spec::Outline<'a>,
     pub rootfs: Rootfs,
-    #[serde(default)]
-    pub files: Vec<InjectedFile>,
+    /// `InjectedFile`s, for the container's first process to read.
+    #[serde(borrow)]
+    pub files: Option<&'a RawValue>,
     pub stdio: Stdio,
+    /// Nobody wants its disk afterwards: its end is told before what it wrote is durable.
+    #[serde(default)]
+    pub ephemeral: bool,
 }
 
 #[derive(Debug, Deserialize)]

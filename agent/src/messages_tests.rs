@@ -33,19 +33,30 @@ fn requests_are_read_strictly() {
     for bad in [r#"{"id": -1, "method": "x"}"#, r#"{"id": 1}"#, "[]", "", "{", r#"{"id":1,"method":"x","more":1}"#] {
         assert!(parse_request(bad.as_bytes()).is_err(), "{bad}");
     }
-    let deep = format!(r#"{{"id":1,"method":"x","params":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
-    assert!(parse_request(deep.as_bytes()).is_err());
+}
+
+#[test]
+fn params_of_any_depth_are_an_error_and_no_overflow() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let text = format!(r#"{{"id":1,"method":"x","params":{deep}}}"#);
+    let request = parse_request(text.as_bytes()).unwrap();
+    assert!(params::<Nothing>("x", request.params).is_err());
+    assert!(params::<Create>("x", request.params).is_err());
 }
 
 #[test]
 fn unknown_params_are_refused_by_name() {
-    let error = params::<ById>("container.start", json!({"id": "a", "idd": "b"})).unwrap_err();
+    let raw = |text| Some(serde_json::from_str::<&RawValue>(text).unwrap());
+    let error = params::<ById>("container.start", raw(r#"{"id": "a", "idd": "b"}"#)).unwrap_err();
     assert!(
         matches!(&error, Error::InvalidArgument(m) if m.contains("container.start") && m.contains("idd")),
         "{error}"
     );
-    assert!(params::<Nothing>("sandbox.ping", Value::Null).is_ok());
-    assert!(params::<Nothing>("sandbox.ping", json!({"x": 1})).is_err());
+    assert!(params::<Nothing>("sandbox.ping", None).is_ok());
+    assert!(params::<Nothing>("sandbox.ping", raw("{}")).is_ok());
+    assert!(params::<Nothing>("sandbox.ping", raw(r#"{"x": 1}"#)).is_err());
+    let null = parse_request(br#"{"id": 1, "method": "x", "params": null}"#).unwrap();
+    assert!(params::<Nothing>("x", null.params).is_ok());
 }
 
 #[test]

@@ -121,20 +121,7 @@ pub fn check(mounts: &[Mount]) -> Result<()> {
 
 /// Takes the sources along; the process still stands in the sandbox's root.
 pub fn open_sources(mounts: &[Mount]) -> Result<Vec<Prepared>> {
-    let prepare = |mount: &Mount| {
-        let options = parse_options(&mount.options)?;
-        let tree = if options.bind || mount.kind == "bind" {
-            let tree = sys::open_tree(&mount.source, options.recursive);
-            Some(tree.map_err(|e| {
-                Error::NotFound(format!("bind source path {} in the sandbox: {}", mount.source, describe(&e)))
-            })?)
-        } else {
-            None
-        };
-        let (destination, kind, source) = (mount.destination.clone(), mount.kind.clone(), mount.source.clone());
-        Ok(Prepared { destination, kind, source, options, tree })
-    };
-    mounts.iter().map(prepare).collect()
+    mounts.iter().map(Prepared::new).collect()
 }
 
 /// Attaches a detached tree over `path`, a file's or a folder's as the tree is.
@@ -149,45 +136,49 @@ pub fn attach(tree: &OwnedFd, path: &str) -> Result<PathBuf> {
 }
 
 impl Prepared {
-    /// Makes the mount; the process stands in the container's root.
-    pub fn make(&self) -> Result<()> {
-        let (options, shown) = (&self.options, &self.destination);
-        let at = match &self.tree {
-            Some(tree) => attach(tree, shown)?,
-            None => self.make_new()?,
+    pub fn new(mount: &Mount) -> Result<Self> {
+        let options = parse_options(&mount.options)?;
+        let tree = if options.bind || mount.kind == "bind" {
+            let tree = sys::open_tree(&mount.source, options.recursive);
+            Some(tree.map_err(|e| {
+                Error::NotFound(format!("bind source path {} in the sandbox: {}", mount.source, describe(&e)))
+            })?)
+        } else {
+            None
         };
-        let at = at.to_string_lossy();
-        if self.tree.is_some() && options.flags != 0 {
-            let flags = options.flags | libc::MS_BIND | libc::MS_REMOUNT;
-            sys::mount("", &at, "", flags, "").context(|| format!("cannot set the options of the mount {shown}"))?;
-        }
-        for &flags in &options.propagation {
-            sys::mount("", &at, "", flags, "")
-                .context(|| format!("cannot set the propagation of the mount {shown}"))?;
-        }
-        Ok(())
+        let kind = if mount.kind == "cgroup" { "cgroup2" } else { &mount.kind };
+        let (destination, source) = (mount.destination.clone(), mount.source.clone());
+        Ok(Prepared { destination, kind: kind.into(), source, options, tree })
     }
 
-    fn make_new(&self) -> Result<PathBuf> {
-        let at = self.destination.as_str();
-        let place = paths::resolve(Path::new("/"), at)?;
-        let kind = match self.kind.as_str() {
-            "cgroup" => "cgroup2",
-            kind => kind,
-        };
-        if matches!(kind, "proc" | "sysfs") && place != Path::new(at) {
-            return Err(Error::InvalidArgument(format!(
-                "{at} is a symbolic link in the image: {kind} cannot be mounted there"
-            )));
+    /// Makes the mount; the process stands in the container's root.
+    pub fn make(&self) -> Result<()> {
+        match &self.tree {
+            Some(tree) => {
+                let place = attach(tree, &self.destination)?;
+                let shown = place.to_string_lossy();
+                if self.options.flags != 0 {
+                    let flags = self.options.flags | libc::MS_BIND | libc::MS_REMOUNT;
+                    sys::mount("", &shown, "", flags, "")
+                        .context(|| format!("cannot set the options of the mount {}", self.destination))?;
+                }
+                self.propagate(&shown)
+            }
+            None => self.make_at(&find_place(Path::new("/"), &self.destination, &self.kind)?),
         }
-        paths::make_folder(&place).context(|| format!("cannot make the mount point {at}"))?;
+    }
+
+    /// Mounts a file system of its own at `place`, which is free of links.
+    pub fn make_at(&self, place: &Path) -> Result<()> {
+        let (at, kind) = (self.destination.as_str(), self.kind.as_str());
+        paths::make_folder(place).context(|| format!("cannot make the mount point {at}"))?;
         // /dev is filled after it is mounted, and made read-only when that is done.
         let flags = if at == "/dev" { self.options.flags & !libc::MS_RDONLY } else { self.options.flags };
         let source = if self.source.is_empty() { kind } else { &self.source };
         // Version 1's mount options say nothing to version 2.
         let data = if kind == "cgroup2" { "" } else { &self.options.data };
-        let mounted = sys::mount(source, &place.to_string_lossy(), kind, flags, data);
-        mounted.map(|()| place).map_err(|e| match e.raw_os_error() {
+        let place = place.to_string_lossy();
+        sys::mount(source, &place, kind, flags, data).map_err(|e| match e.raw_os_error() {
             Some(libc::ENODEV) => {
                 Error::Unsupported(format!("the guest kernel has no file system {kind}, wanted at {at}"))
             }
@@ -195,27 +186,51 @@ impl Prepared {
                 Error::InvalidArgument(format!("cannot mount {kind} at {at} with options {data:?}: invalid argument"))
             }
             _ => Error::Internal(format!("cannot mount {kind} at {at}: {}", describe(&e))),
-        })
+        })?;
+        self.propagate(&place)
     }
 
-    /// What had to wait until /dev was filled.
-    pub fn finish(&self) -> Result<()> {
-        if self.destination == "/dev" && self.options.flags & libc::MS_RDONLY != 0 {
-            sys::set_readonly("/dev").context(|| "cannot make /dev read-only".into())?;
-        }
-        Ok(())
+    fn propagate(&self, place: &str) -> Result<()> {
+        self.options.propagation.iter().try_for_each(|&flags| {
+            sys::mount("", place, "", flags, "")
+                .context(|| format!("cannot set the propagation of the mount {}", self.destination))
+        })
     }
 }
 
-/// Hides `path`: a folder behind an empty read-only one, a file behind `null` (a clone of the sandbox's /dev/null).
-pub fn mask(path: &str, null: &OwnedFd) -> Result<()> {
-    match fs::metadata(path) {
-        Err(_) => Ok(()),
-        Ok(metadata) if metadata.is_dir() => {
-            sys::mount("tmpfs", path, "tmpfs", libc::MS_RDONLY, "").context(|| format!("cannot mask {path}"))
-        }
-        Ok(_) => sys::move_mount(null, Path::new(path)).context(|| format!("cannot mask {path}")),
+/// A /dev that is to be read-only is so when it is filled.
+pub fn makes_dev_readonly(mount: &Mount) -> bool {
+    mount.destination == "/dev" && parse_options(&mount.options).is_ok_and(|o| o.flags & libc::MS_RDONLY != 0)
+}
+
+/// Where `destination` leads in `root`. The kernel's own file systems are not mounted where a link of the image leads.
+pub fn find_place(root: &Path, destination: &str, kind: &str) -> Result<PathBuf> {
+    let place = paths::resolve(root, destination)?;
+    if matches!(kind, "proc" | "sysfs") && place != root.join(destination.trim_start_matches('/')) {
+        return Err(Error::InvalidArgument(format!(
+            "{destination} is a symbolic link in the image: {kind} cannot be mounted there"
+        )));
     }
+    Ok(place)
+}
+
+/// What a file is hidden behind.
+pub enum Null<'a> {
+    /// The sandbox's, as long as the process stands in its root.
+    Here,
+    /// A clone of it that was taken along.
+    Taken(&'a OwnedFd),
+}
+
+/// Hides `path`: a folder behind an empty read-only one, a file behind /dev/null.
+pub fn mask(path: &str, null: &Null) -> Result<()> {
+    let masked = match (fs::metadata(path), null) {
+        (Err(_), _) => return Ok(()),
+        (Ok(metadata), _) if metadata.is_dir() => sys::mount("tmpfs", path, "tmpfs", libc::MS_RDONLY, ""),
+        (Ok(_), Null::Here) => sys::mount("/dev/null", path, "", libc::MS_BIND, ""),
+        (Ok(_), Null::Taken(tree)) => sys::move_mount(*tree, Path::new(path)),
+    };
+    masked.context(|| format!("cannot mask {path}"))
 }
 
 pub fn make_readonly(path: &str) -> Result<()> {

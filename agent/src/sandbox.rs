@@ -6,10 +6,12 @@ use crate::growth;
 use crate::launch::sysctls;
 use crate::messages::{self, base64, Configure, Interface, Nothing, Size};
 use crate::network::{self, Device, Progress};
-use crate::rootfs;
+use crate::rootfs::{self, Held};
 use crate::sys;
+use serde_json::value::RawValue;
 use serde_json::{json, Value};
 use std::fs;
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 const MIN_ENTROPY_BYTES: usize = 32;
@@ -31,8 +33,13 @@ pub struct Connecting {
 
 impl Agent {
     /// `None` when `method` is not the sandbox's.
-    pub fn sandbox_request(&mut self, method: &str, params: &Value, ticket: Ticket) -> Option<Result<Option<Value>>> {
-        let nothing = || messages::params::<Nothing>(method, params.clone());
+    pub fn sandbox_request(
+        &mut self,
+        method: &str,
+        params: Option<&RawValue>,
+        ticket: Ticket,
+    ) -> Option<Result<Option<Value>>> {
+        let nothing = || messages::params::<Nothing>(method, params);
         Some(match method {
             "sandbox.ping" => nothing().map(|_| Some(json!({"time_ns": sys::now_ns()}))),
             "sandbox.state" => nothing().map(|_| Some(self.state())),
@@ -60,8 +67,8 @@ impl Agent {
         })
     }
 
-    fn configure(&mut self, params: &Value, ticket: Ticket) -> Result<Option<Value>> {
-        let wanted: Configure = messages::params("sandbox.configure", params.clone())?;
+    fn configure(&mut self, params: Option<&RawValue>, ticket: Ticket) -> Result<Option<Value>> {
+        let wanted: Configure = messages::params("sandbox.configure", params)?;
         let entropy = wanted.entropy.as_deref().map(base64).transpose()?;
         if entropy.as_ref().is_some_and(|e| !(MIN_ENTROPY_BYTES..=MAX_ENTROPY_BYTES).contains(&e.len())) {
             return Err(Error::InvalidArgument("sandbox.configure: entropy must be 32 to 4096 bytes".into()));
@@ -103,7 +110,7 @@ impl Agent {
 
     fn park(&mut self, devices: Vec<Device>, last: bool) {
         let job = devices.clone();
-        let started = self.run_job(After::Parked(devices, last), move || job.iter().try_for_each(Device::park));
+        let started = self.run_job(After::Parked(devices, last), &[], move || job.iter().try_for_each(Device::park));
         if let Err(error) = started {
             self.parked(Vec::new(), last, Err(error));
         }
@@ -123,14 +130,14 @@ impl Agent {
     }
 
     /// At least this many processors and this much memory, which the host has plugged in or is plugging in.
-    fn resize_sandbox(&mut self, params: &Value, ticket: Ticket) -> Result<Option<Value>> {
-        let wanted: Size = messages::params("sandbox.resize", params.clone())?;
+    fn resize_sandbox(&mut self, params: Option<&RawValue>, ticket: Ticket) -> Result<Option<Value>> {
+        let wanted: Size = messages::params("sandbox.resize", params)?;
         growth::check(&wanted)?;
         let share = self.kernel_share_bytes;
         if let Some(reached) = growth::reached(&wanted, share) {
             return Ok(Some(reached));
         }
-        self.run_job(After::Answer(ticket), move || growth::grow(&wanted, share))?;
+        self.run_job(After::Answer(ticket), &[], move || growth::grow(&wanted, share))?;
         Ok(None)
     }
 
@@ -149,15 +156,12 @@ impl Agent {
             self.set_timer(Duration::from_millis(1), Timer::Shutdown(ticket));
             return;
         }
-        let ids: Vec<String> = self.containers.keys().cloned().collect();
-        let disks: Vec<_> = self.containers.values().flat_map(|c| c.disks()).collect();
-        let started = self.run_job(After::Unmounted(ticket), move || {
-            let mut result = Ok(());
-            for id in &ids {
-                let unused = if Some(id) == ids.last() { disks.as_slice() } else { &[] };
-                result = result.and(rootfs::dismantle(id, unused));
-            }
-            result
+        let (mut held, disks) = self.surrender();
+        let keep: Vec<RawFd> = held.iter().flat_map(Held::numbers).collect();
+        let started = self.run_job(After::Unmounted(ticket), &keep, move || {
+            let last = held.pop();
+            held.into_iter().try_for_each(|held| rootfs::dismantle(Some(held), &[]))?;
+            rootfs::dismantle(last, &disks)
         });
         if let Err(error) = started {
             self.unmounted(ticket, Err(error));

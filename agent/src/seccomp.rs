@@ -49,6 +49,29 @@ pub struct Filter {
     pub flags: u64,
 }
 
+const INSTRUCTION_BYTES: usize = 8;
+
+impl Filter {
+    /// The program for another process of ours.
+    pub fn encode(&self, into: &mut Vec<u8>) {
+        for instruction in &self.program {
+            into.extend_from_slice(&instruction.code.to_ne_bytes());
+            into.extend_from_slice(&[instruction.jt, instruction.jf]);
+            into.extend_from_slice(&instruction.k.to_ne_bytes());
+        }
+    }
+
+    pub fn decode(bytes: &[u8], flags: u64) -> Self {
+        let instruction = |b: &[u8]| sock_filter {
+            code: u16::from_ne_bytes([b[0], b[1]]),
+            jt: b[2],
+            jf: b[3],
+            k: u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+        };
+        Filter { program: bytes.chunks_exact(INSTRUCTION_BYTES).map(instruction).collect(), flags }
+    }
+}
+
 fn op(code: u16, k: u32) -> sock_filter {
     sock_filter { code, jt: 0, jf: 0, k }
 }

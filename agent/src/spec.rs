@@ -1,22 +1,61 @@
 //! The part of the OCI runtime spec (1.2, config.json) that the agent acts on, as plain data. Members that are not here
 //! are ignored, as the runtime spec asks; what is here and cannot be done is refused by the module that meets it.
 
+use crate::error::{Error, Result};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-#[derive(Debug, Clone, Deserialize)]
+/// A container's spec with only that read which the agent itself acts on. The rest stays text for the process that will be
+/// the container's first (`launch`): there it is read once, and nothing is copied on the way.
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Spec {
-    pub process: Process,
+pub struct Outline<'a> {
+    #[serde(borrow)]
+    pub process: &'a RawValue,
     #[serde(default)]
     pub root: Root,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
+    #[serde(borrow)]
+    pub mounts: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub linux: Linux<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Linux<'a> {
+    #[serde(borrow)]
+    pub namespaces: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub devices: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub resources: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub seccomp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub sysctl: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub rootfs_propagation: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub masked_paths: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub readonly_paths: Option<&'a RawValue>,
+}
+
+/// What an absent member stands for is its type's default.
+pub fn read<'a, T: Deserialize<'a> + Default>(name: &str, text: Option<&'a RawValue>) -> Result<T> {
+    let Some(text) = text else { return Ok(T::default()) };
+    serde_json::from_str(text.get()).map_err(|e| Error::InvalidArgument(format!("container.create: {name}: {e}")))
+}
+
+/// The one thing about a process that has to be known before it is read.
+#[derive(Debug, Default, Deserialize)]
+pub struct Terminal {
     #[serde(default)]
-    pub mounts: Vec<Mount>,
-    #[serde(default)]
-    pub linux: Linux,
+    pub terminal: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -99,25 +138,6 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Linux {
-    #[serde(default)]
-    pub namespaces: Vec<Namespace>,
-    #[serde(default)]
-    pub devices: Vec<Device>,
-    #[serde(default)]
-    pub resources: Resources,
-    pub seccomp: Option<Seccomp>,
-    #[serde(default)]
-    pub sysctl: BTreeMap<String, String>,
-    pub rootfs_propagation: Option<String>,
-    #[serde(default)]
-    pub masked_paths: Vec<String>,
-    #[serde(default)]
-    pub readonly_paths: Vec<String>,
-}
-
 #[derive(Debug, Clone, Deserialize)]
 pub struct Namespace {
     #[serde(rename = "type")]
@@ -153,7 +173,13 @@ pub struct Resources {
     pub block_io: Option<BlockIo>,
     #[serde(default)]
     pub unified: BTreeMap<String, String>,
-    pub devices: Option<Vec<DeviceRule>>,
+}
+
+/// `linux.resources` once more: these are not set as a limit but loaded as a program.
+#[derive(Debug, Default, Deserialize)]
+pub struct DeviceRules<'a> {
+    #[serde(borrow)]
+    pub devices: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

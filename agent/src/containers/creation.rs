@@ -1,108 +1,31 @@
-//! `container.create`: what the request says is checked, the cgroup made, the root assembled in a job, the init process cloned.
+//! `container.create`: what the agent has to know of the request is read, a cell is taken (`cells`) and limited, and its
+//! process gets its order (`orders`), by which it makes itself ready.
 
-use super::{Container, Pending, Phase, MAX_CONTAINERS};
-use crate::agent::{After, Agent, Ticket, Token};
-use crate::capabilities;
-use crate::cgroup::Cgroup;
-use crate::devices;
-use crate::error::{describe, Context, Error, Result};
-use crate::launch::{rlimit, Program, Setup};
+use super::{Container, Phase, MAX_CONTAINERS};
+use crate::agent::{Agent, Ticket, Token};
+use crate::cells::Cell;
+use crate::error::{Context, Error, Result};
 use crate::messages::{check_id, Create, Disk, Rootfs};
-use crate::mounts;
+use crate::orders::{self, Outgoing};
 use crate::processes::Process;
-use crate::rootfs;
-use crate::seccomp;
-use crate::spec::{self, Spec};
+use crate::rootfs::{self, Held};
+use crate::seccomp::{self, Filter};
+use crate::spec::{self, Outline, Resources, Seccomp, Terminal};
 use crate::sys;
+use serde_json::value::RawValue;
 use serde_json::{json, Value};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
-/// Everything about a process that can be wrong is found here, before anything is made.
-pub fn check_program(process: spec::Process, seccomp: Option<&spec::Seccomp>) -> Result<Program> {
-    if process.args.is_empty() {
-        return Err(Error::InvalidArgument("no command specified".into()));
-    }
-    if !process.cwd.is_empty() && !process.cwd.starts_with('/') {
-        let text = format!("the working directory {:?} is invalid, it needs to be an absolute path", process.cwd);
-        return Err(Error::InvalidArgument(text));
-    }
-    if let Some(bad) = process.rlimits.iter().find(|l| rlimit(&l.kind).is_none()) {
-        return Err(Error::InvalidArgument(format!("unknown rlimit {:?}", bad.kind)));
-    }
-    if let Some(bad) = process.rlimits.iter().find(|l| l.soft > l.hard) {
-        return Err(Error::InvalidArgument(format!(
-            "rlimit {}: soft {} is above hard {}",
-            bad.kind, bad.soft, bad.hard
-        )));
-    }
-    let capabilities = capabilities::parse(process.capabilities.as_ref())?;
-    let seccomp = seccomp.map(seccomp::compile).transpose()?.flatten();
-    Ok(Program { process, capabilities, seccomp })
-}
-
-/// How the init process gets its namespaces.
-struct Namespaces {
-    clone_flags: u64,
-    unshare: i32,
-    join: Vec<(OwnedFd, i32)>,
-    pid: Option<OwnedFd>,
-}
-
-fn namespaces(spec: &Spec) -> Result<Namespaces> {
-    let mut out = Namespaces { clone_flags: libc::CLONE_NEWNS as u64, unshare: 0, join: Vec::new(), pid: None };
-    let mut uts = false;
-    for namespace in &spec.linux.namespaces {
-        let flag = match namespace.kind.as_str() {
-            "mount" if namespace.path.is_empty() => continue,
-            "pid" => libc::CLONE_NEWPID,
-            "uts" => libc::CLONE_NEWUTS,
-            "ipc" => libc::CLONE_NEWIPC,
-            "network" => libc::CLONE_NEWNET,
-            "cgroup" => libc::CLONE_NEWCGROUP,
-            other => {
-                return Err(Error::Unsupported(format!("the namespace {other:?} cannot be had in a sandbox that way")))
-            }
-        };
-        uts |= flag == libc::CLONE_NEWUTS;
-        if namespace.path.is_empty() {
-            // A cgroup namespace's root is where its maker stands, so the child makes it when it is in its cgroup.
-            if flag == libc::CLONE_NEWCGROUP {
-                out.unshare |= flag
-            } else {
-                out.clone_flags |= flag as u64
-            }
-            continue;
-        }
-        let file = File::open(&namespace.path).map_err(|e| {
-            Error::NotFound(format!("namespace {}: {}: {}", namespace.kind, namespace.path, describe(&e)))
-        })?;
-        if flag == libc::CLONE_NEWPID {
-            out.pid = Some(file.into())
-        } else {
-            out.join.push((file.into(), flag))
-        }
-    }
-    if !uts && spec.hostname.as_ref().is_some_and(|h| !h.is_empty()) {
-        let text = "unable to set hostname without a private UTS namespace: the sandbox's is set by sandbox.configure";
-        return Err(Error::InvalidArgument(text.into()));
-    }
-    Ok(out)
-}
-
-/// Paths that must be in the root file system.
-fn mount_points(spec: &Spec) -> Vec<String> {
-    let cwd = Some(spec.process.cwd.clone()).filter(|cwd| !cwd.is_empty());
-    let mounts = spec.mounts.iter().map(|m| m.destination.clone());
-    // What lies in a mount to come is made there, not in the image.
-    let inside = |path: &String| spec.mounts.iter().any(|m| path.starts_with(&format!("{}/", m.destination)));
-    mounts.chain(["/dev".to_string()]).chain(cwd).filter(|path| !inside(path)).collect()
+/// The last profile that was compiled: nearly all containers have the same.
+pub struct Compiled {
+    text: String,
+    filter: Option<Rc<Filter>>,
 }
 
 impl Agent {
     pub fn create(&mut self, wanted: Create, ticket: Ticket) -> Result<Option<Value>> {
-        let Create { id, spec, rootfs, files, stdio } = wanted;
+        let Create { id, spec, rootfs, files, stdio, ephemeral } = wanted;
         check_id("container id", &id)?;
         if self.containers.contains_key(&id) {
             return Err(Error::AlreadyExists(format!("container {id} exists already in this sandbox")));
@@ -110,39 +33,35 @@ impl Agent {
         if self.containers.len() >= MAX_CONTAINERS {
             return Err(Error::ResourceExhausted(format!("a sandbox holds at most {MAX_CONTAINERS} containers")));
         }
-        rootfs::check(&rootfs, &files)?;
+        rootfs::check(&rootfs)?;
         self.check_disks(&rootfs)?;
-        mounts::check(&spec.mounts)?;
-        let program = check_program(spec.process.clone(), spec.linux.seccomp.as_ref())?;
-        let device_program = spec.linux.resources.devices.as_deref().map(devices::program).transpose()?;
-        let namespaces = namespaces(&spec)?;
-        let streams = self.open_streams(&stdio, program.process.terminal)?;
-        let prepared = self.prepare_cgroup(&id, &spec, device_program.as_deref());
-        let (cgroup, memory_events) = match prepared {
-            Ok(prepared) => prepared,
+        let terminal = spec::read::<Terminal>("process", Some(spec.process))?.terminal;
+        let seccomp = self.filter(spec.linux.seccomp)?;
+        let order = Outgoing {
+            process: spec.process,
+            readonly: spec.root.readonly || rootfs.readonly,
+            hostname: spec.hostname.as_deref(),
+            domainname: spec.domainname.as_deref(),
+            devices: spec.linux.devices,
+            sysctl: spec.linux.sysctl,
+            propagation: spec.linux.rootfs_propagation,
+            rootfs: &rootfs,
+            files,
+        };
+        let streams = self.open_streams(&stdio, terminal)?;
+        let init = self.new_serial();
+        self.add_process(init, Process::new(&id, "", stdio, terminal), &streams);
+        let cell = match self.ordered(init, &id, &spec, &order, seccomp.as_deref()) {
+            Ok(cell) => cell,
             Err(error) => {
-                self.close_streams(&streams);
+                self.remove_process(init);
                 return Err(error);
             }
         };
-        let serial = self.new_serial();
+        let Cell { serial, shape, cgroup, memory_events, device_program, pid, sync } = cell;
         if let Some(file) = &memory_events {
             self.watch(file, libc::EPOLLPRI, Token::Memory(serial));
         }
-        let init = self.new_serial();
-        let process = Process::new(&id, "", stdio, program.process.terminal);
-        self.add_process(init, process, &streams);
-        let points = mount_points(&spec);
-        let seccomp = spec.linux.seccomp.clone();
-        let setup = Setup {
-            id: id.clone(),
-            readonly: spec.root.readonly || rootfs.readonly,
-            spec,
-            unshare: namespaces.unshare,
-            join: namespaces.join,
-            files: files.iter().map(|f| f.path.clone()).collect(),
-        };
-        let pending = Pending { setup, program, clone_flags: namespaces.clone_flags, pid_namespace: namespaces.pid };
         let container = Container {
             phase: Phase::Creating(ticket),
             init,
@@ -152,18 +71,60 @@ impl Agent {
             serial,
             oom_kills: 0,
             failure: None,
-            rootfs: rootfs.clone(),
+            rootfs,
+            ephemeral,
             seccomp,
-            pending: Some(Box::new(pending)),
+            shape,
+            device_program,
+            held: None,
         };
         self.containers.insert(id.clone(), container);
-        let job_id = id.clone();
-        let started =
-            self.run_job(After::Assembled(id.clone()), move || rootfs::assemble(&job_id, &rootfs, &files, &points));
-        if let Err(error) = started {
+        if let Err(error) = self.cloned(init, pid, sync) {
             self.creation_failed(&id, error);
         }
         Ok(None)
+    }
+
+    /// A cell that is limited as the container is to be and has its order.
+    fn ordered(
+        &mut self,
+        init: u64,
+        id: &str,
+        spec: &Outline,
+        order: &Outgoing,
+        filter: Option<&Filter>,
+    ) -> Result<Cell> {
+        let resources: Resources = spec::read("linux.resources", spec.linux.resources)?;
+        let ends = self.make_pipes(init)?;
+        let cell = self.take_cell(spec)?;
+        let result = cell.cgroup.apply(&resources).and_then(|left_out| {
+            orders::give(&cell.sync, order, ends, filter)?;
+            Ok(left_out)
+        });
+        match result {
+            Ok(left_out) => {
+                for text in left_out {
+                    self.log("warning", &format!("container {id}: {text}"));
+                }
+                Ok(cell)
+            }
+            Err(error) => {
+                self.retire(cell);
+                Err(error)
+            }
+        }
+    }
+
+    /// The filter of a profile, or `None` when there is nothing to filter.
+    fn filter(&mut self, profile: Option<&RawValue>) -> Result<Option<Rc<Filter>>> {
+        let Some(text) = profile.map(RawValue::get) else { return Ok(None) };
+        if let Some(known) = self.compiled.as_ref().filter(|known| known.text == text) {
+            return Ok(known.filter.clone());
+        }
+        let profile: Option<Seccomp> = spec::read("linux.seccomp", profile)?;
+        let filter = profile.as_ref().map(seccomp::compile).transpose()?.flatten().map(Rc::new);
+        self.compiled = Some(Compiled { text: text.to_string(), filter: filter.clone() });
+        Ok(filter)
     }
 
     /// A writable disk belongs to one container at a time; layers are shared.
@@ -181,53 +142,18 @@ impl Agent {
         Ok(())
     }
 
-    fn prepare_cgroup(&mut self, id: &str, spec: &Spec, devices: Option<&[u64]>) -> Result<(Cgroup, Option<File>)> {
-        let cgroup = Cgroup::create(id)?;
-        let prepared = || -> Result<(Vec<String>, Option<File>)> {
-            let mut left_out = cgroup.apply(&spec.linux.resources)?;
-            if let Some(program) = devices {
-                if let Err(e) = sys::attach_device_program(cgroup.folder(), program) {
-                    left_out.push(format!("device rules are not enforced (CONFIG_CGROUP_BPF): {}", describe(&e)));
-                }
-            }
-            // Absent without the memory controller.
-            Ok((left_out, File::open(cgroup.file("memory.events")).ok()))
-        };
-        match prepared() {
-            Ok((left_out, events)) => {
-                for text in left_out {
-                    self.log("warning", &format!("container {id}: {text}"));
-                }
-                Ok((cgroup, events))
-            }
-            Err(error) => {
-                let _ = cgroup.remove();
-                Err(error)
-            }
-        }
-    }
-
-    /// The root file system is there (or not): the init process is cloned.
-    pub fn assembled(&mut self, id: &str, result: Result<()>) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let Some(pending) = container.pending.take() else { return };
-        let init = container.init;
-        let folder = container.cgroup.folder().try_clone().context(|| "cannot open the cgroup".into());
-        let cloned = result.and(folder).and_then(|folder| {
-            let Pending { setup, program, clone_flags, pid_namespace } = *pending;
-            self.clone_init(init, &setup, &program, clone_flags, pid_namespace, &folder)
-        });
-        if let Err(error) = cloned {
-            self.creation_failed(id, error);
-        }
-    }
-
     /// The init process waits for its start, or could not be made ready.
-    pub fn init_ready(&mut self, id: &str, result: Result<()>) {
+    pub fn init_ready(&mut self, id: &str, result: Result<Option<Held>>) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Phase::Creating(ticket) = container.phase else { return };
+        let (program, cgroup) = (container.device_program.take(), container.cgroup.folder());
+        let ruled = |held: Option<Held>| {
+            program.map_or(Ok(()), |program| sys::attach_device_program(cgroup, &program)).map(|()| held)
+        };
+        let result = result.and_then(|held| ruled(held).context(|| "cannot put the device rules into force".into()));
         match result {
-            Ok(()) => {
+            Ok(held) => {
+                container.held = held;
                 container.phase = Phase::Created;
                 let pid = self.processes.get(&container.init).map_or(0, |p| p.pid);
                 self.answer(ticket, Ok(json!({"pid": pid})));
@@ -236,7 +162,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn creation_failed(&mut self, id: &str, error: Error) {
+    fn creation_failed(&mut self, id: &str, error: Error) {
         let Some(container) = self.containers.get_mut(id) else { return };
         if let Phase::Creating(ticket) = container.phase {
             container.phase = Phase::Failing(ticket);

@@ -3,32 +3,35 @@
 
 mod creation;
 
-pub use creation::check_program;
+pub use creation::Compiled;
 
 use crate::agent::{After, Agent, Ticket, Timer};
 use crate::cgroup::Cgroup;
-use crate::error::{Error, Result};
-use crate::launch::{Program, Setup};
+use crate::error::{Context, Error, Result};
 use crate::messages::{ById, Disk, Rootfs, Signal, Update};
 use crate::network;
 use crate::processes::{Process, Status};
-use crate::rootfs;
-use crate::spec;
+use crate::rootfs::{self, Held};
+use crate::seccomp::Filter;
+use crate::shape::Shape;
 use crate::sys;
 use serde_json::{json, Value};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 const MAX_CONTAINERS: usize = 256;
 const MAX_EXECS: usize = 1_024;
 const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
 const FREEZE_POLL: Duration = Duration::from_millis(1);
+/// The exit event is on its way to the host by then.
+const LET_GO_AFTER: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Disks and root are being made, or the init process gets ready.
+    /// The init process gets ready.
     Creating(Ticket),
     Created,
     Running,
@@ -54,17 +57,14 @@ pub struct Container {
     oom_kills: u64,
     failure: Option<Error>,
     rootfs: Rootfs,
-    /// The spec's filter, for execs.
-    pub seccomp: Option<spec::Seccomp>,
-    /// Kept from the request until the init process is cloned.
-    pending: Option<Box<Pending>>,
-}
-
-pub struct Pending {
-    setup: Setup,
-    program: Program,
-    clone_flags: u64,
-    pid_namespace: Option<OwnedFd>,
+    ephemeral: bool,
+    /// For execs.
+    pub seccomp: Option<Rc<Filter>>,
+    shape: Rc<Shape>,
+    /// Not in force yet.
+    device_program: Option<OwnedFd>,
+    /// From when the init process is ready.
+    held: Option<Held>,
 }
 
 impl Container {
@@ -121,14 +121,18 @@ impl Agent {
         self.count_oom_kills(id);
     }
 
-    /// All output of the init process is read and all processes are gone: what it wrote is made durable.
+    /// All output of the init process is read and all processes are gone: what it wrote is made durable, if anybody wants it.
     pub fn init_drained(&mut self, id: &str) {
         let Some(container) = self.containers.get(id) else { return };
-        if container.is_leaving() || container.rootfs.writable.is_none() || self.stopping {
+        let unwanted = container.rootfs.writable.is_none() || container.ephemeral;
+        if container.is_leaving() || unwanted || self.stopping {
             return self.synced(id, Ok(()));
         }
-        let job_id = id.to_string();
-        if let Err(error) = self.run_job(After::Synced(id.to_string()), move || rootfs::sync(&job_id)) {
+        let Some(held) = &container.held else { return self.synced(id, Ok(())) };
+        let started = sys::dup(&held.root).context(|| "cannot open the root".into()).and_then(|root| {
+            self.run_job(After::Synced(id.to_string()), &[root.as_raw_fd()], move || rootfs::sync(&root))
+        });
+        if let Err(error) = started {
             self.synced(id, Err(error));
         }
     }
@@ -146,6 +150,15 @@ impl Agent {
         self.announce_exit(init);
         if leaving {
             self.take_apart(id);
+        } else {
+            self.set_timer(LET_GO_AFTER, Timer::LetGo(id.to_string()));
+        }
+    }
+
+    /// The end is told: now there is time to take the container's mounts away, but for its root.
+    pub fn let_namespace_go(&mut self, id: &str) {
+        if let Some(held) = self.containers.get_mut(id).and_then(|container| container.held.as_mut()) {
+            held.namespace = None;
         }
     }
 
@@ -174,17 +187,18 @@ impl Agent {
 
     /// One step of taking a container away: kill, wait (the ends of its processes come back here), unmount.
     pub fn take_apart(&mut self, id: &str) {
-        let Some(container) = self.containers.get(id) else { return };
+        let Some(container) = self.containers.get_mut(id) else { return };
         let serials: Vec<u64> = container.execs.values().copied().chain([container.init]).collect();
         container.cgroup.kill();
         let alive = |s: &u64| self.processes.get(s).is_some_and(|p| p.is_unfinished());
         if serials.iter().any(alive) {
             return;
         }
-        let mut disks = container.disks();
+        let (held, mut disks) = (container.held.take(), container.disks());
         disks.retain(|disk| !self.containers.iter().any(|(other, c)| other != id && c.disks().contains(disk)));
-        let job_id = id.to_string();
-        let started = self.run_job(After::Dismantled(id.to_string()), move || rootfs::dismantle(&job_id, &disks));
+        let keep = held.as_ref().map(Held::numbers).unwrap_or_default();
+        let after = After::Dismantled(id.to_string());
+        let started = self.run_job(after, &keep, move || rootfs::dismantle(held, &disks));
         if let Err(error) = started {
             self.dismantled(id, Err(error));
         }
@@ -203,9 +217,20 @@ impl Agent {
         }
         match (container.phase, container.failure) {
             (Phase::Failing(ticket), Some(error)) => self.answer(ticket, Err(error)),
-            (Phase::Deleting(ticket), _) => self.answer(ticket, result.map(|()| json!({}))),
+            (Phase::Deleting(ticket), _) => {
+                self.answer(ticket, result.map(|()| json!({})));
+                if self.containers.is_empty() && !self.stopping {
+                    self.keep_spare(container.shape);
+                }
+            }
             _ => {}
         }
+    }
+
+    /// What is held of all containers, for a shutdown; and all their disks.
+    pub fn surrender(&mut self) -> (Vec<Held>, Vec<Disk>) {
+        let held = self.containers.values_mut().filter_map(|container| container.held.take()).collect();
+        (held, self.containers.values().flat_map(Container::disks).collect())
     }
 
     // -- while it lives --------------------------------------------------------------------------------------------------

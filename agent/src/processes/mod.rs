@@ -4,6 +4,8 @@
 mod starting;
 mod stdio;
 
+pub use starting::in_pid_namespace;
+
 use crate::agent::{Agent, Ticket, Timer};
 use crate::error::{Context, Error, Result};
 use crate::messages::{Forget, ProcessSignal, Resize, Stdio};

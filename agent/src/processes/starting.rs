@@ -3,10 +3,10 @@
 
 use super::{End, Process, Status, Which, PIPE_BYTES, START_DEADLINE};
 use crate::agent::{Agent, Ticket, Timer, Token};
-use crate::containers::check_program;
 use crate::error::{describe, Context, Error, Result};
-use crate::launch::{self, Ends, Program, Setup, FAILED, READY, START};
+use crate::launch::{self, Ends, Program, FAILED, READY, START};
 use crate::messages::{check_id, Exec};
+use crate::rootfs::Held;
 use crate::sys::{self, Pid};
 use serde_json::{json, Value};
 use std::fs::File;
@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 impl Agent {
     /// Pipes for the process, whose own ends are returned; a terminal comes from the child when it is ready.
-    fn make_pipes(&mut self, serial: u64) -> Result<Ends> {
+    pub fn make_pipes(&mut self, serial: u64) -> Result<Ends> {
         let mut ends = Ends { stdin: None, stdout: None, stderr: None };
         let Some(process) = self.processes.get_mut(&serial) else { return Ok(ends) };
         if process.tty {
@@ -46,7 +46,8 @@ impl Agent {
         Ok(ends)
     }
 
-    fn cloned(&mut self, serial: u64, pid: Pid, sync: OwnedFd) -> Result<()> {
+    /// The process of this pid is the one: what it says is listened to.
+    pub fn cloned(&mut self, serial: u64, pid: Pid, sync: OwnedFd) -> Result<()> {
         sys::set_nonblocking(&sync).context(|| "cannot prepare a socket".into())?;
         self.watch(&sync, libc::EPOLLIN, Token::Sync(serial));
         if let Some(process) = self.processes.get_mut(&serial) {
@@ -59,32 +60,12 @@ impl Agent {
         Ok(())
     }
 
-    pub fn clone_init(
-        &mut self,
-        serial: u64,
-        setup: &Setup,
-        program: &Program,
-        flags: u64,
-        pid_namespace: Option<OwnedFd>,
-        cgroup: &File,
-    ) -> Result<()> {
-        let ends = self.make_pipes(serial)?;
-        let (sync, theirs) = sys::seqpacket_pair().context(|| "cannot make a socket".into())?;
-        let mut keep = ends.numbers();
-        keep.push(theirs.as_raw_fd());
-        keep.extend(setup.join.iter().map(|(namespace, _)| namespace.as_raw_fd()));
-        let pid = in_pid_namespace(pid_namespace.as_ref(), || {
-            sys::clone_into(flags, cgroup, &keep, move || launch::run_init(setup, program, ends, &theirs))
-        })?;
-        self.cloned(serial, pid, sync)
-    }
-
     pub fn exec(&mut self, wanted: Exec, ticket: Ticket) -> Result<Option<Value>> {
         check_id("exec id", &wanted.exec_id)?;
         self.check_execable(&wanted.id, &wanted.exec_id)?;
-        // The container's filter holds for execs, too: it is compiled from the spec that came with the request.
+        // The container's filter holds for execs, too.
         let seccomp = self.container(&wanted.id)?.seccomp.clone();
-        let program = check_program(wanted.process, seccomp.as_ref())?;
+        let program = Program::check(wanted.process, seccomp)?;
         let streams = self.open_streams(&wanted.stdio, program.process.terminal)?;
         let serial = self.new_serial();
         let mut process = Process::new(&wanted.id, &wanted.exec_id, wanted.stdio, program.process.terminal);
@@ -155,13 +136,18 @@ impl Agent {
             let Some(sync) = &process.sync else { return };
             match sys::receive_message(sync, &mut text) {
                 Ok((0, _)) => break,
-                Ok((n, master)) => match text[0] {
+                Ok((n, passed)) => match text[0] {
                     READY => {
                         process.ready = true;
-                        if let Some(master) = master {
+                        let mut passed = passed.into_iter();
+                        let mut held = None;
+                        if process.is_init() {
+                            held = passed.next().map(|root| Held { root, namespace: passed.next() });
+                        }
+                        if let Some(master) = passed.next() {
                             self.attach_terminal(serial, master);
                         }
-                        self.report_ready(serial, Ok(()));
+                        self.report_ready(serial, Ok(held));
                     }
                     FAILED => {
                         let lost = || Error::Internal("the process could not say why it failed".into());
@@ -170,6 +156,8 @@ impl Agent {
                     _ => {}
                 },
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Told once, when the child has ended without reading its order; what it said comes after that.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => break,
             }
@@ -177,7 +165,7 @@ impl Agent {
         self.sync_ended(serial);
     }
 
-    fn report_ready(&mut self, serial: u64, result: Result<()>) {
+    fn report_ready(&mut self, serial: u64, result: Result<Option<Held>>) {
         let Some(process) = self.processes.get(&serial) else { return };
         if process.is_init() {
             let id = process.container.clone();
@@ -248,7 +236,7 @@ impl Agent {
 }
 
 /// Has children be born into the PID namespace of `namespace` (a namespace's file or a pidfd) during `body`.
-fn in_pid_namespace(namespace: Option<&OwnedFd>, body: impl FnOnce() -> io::Result<Pid>) -> Result<Pid> {
+pub fn in_pid_namespace(namespace: Option<&OwnedFd>, body: impl FnOnce() -> io::Result<Pid>) -> Result<Pid> {
     let own = match namespace {
         None => None,
         Some(other) => {

@@ -1,6 +1,8 @@
 //! Descriptors: pipes, sockets that carry descriptors, epoll, and which of them a forked child keeps.
 
 use super::{check, check_int, own};
+use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -52,25 +54,37 @@ pub fn pread_start(fd: &impl AsRawFd, into: &mut [u8]) -> io::Result<usize> {
     check(n as libc::c_long).map(|n| n as usize)
 }
 
-/// One message, with a descriptor beside it if given.
-pub fn send_message(fd: &impl AsRawFd, bytes: &[u8], passed: Option<BorrowedFd<'_>>) -> io::Result<()> {
+/// How many descriptors a message can bring.
+const MAX_PASSED: usize = 4;
+/// Room for a control header and that many descriptors, aligned as the header must be.
+type Control = [u64; 2 + MAX_PASSED / 2];
+
+/// One message with descriptors beside it, at most four.
+pub fn send_message(fd: &impl AsRawFd, bytes: &[u8], passed: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if passed.len() > MAX_PASSED {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     let mut iov = libc::iovec { iov_base: bytes.as_ptr() as *mut libc::c_void, iov_len: bytes.len() };
-    let mut control = [0u64; 4];
+    let mut control: Control = [0; 2 + MAX_PASSED / 2];
     // SAFETY: an all-zero msghdr is a valid empty one.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     header.msg_iov = &mut iov;
     header.msg_iovlen = 1;
-    if let Some(passed) = passed {
+    if !passed.is_empty() {
+        let length = (passed.len() * std::mem::size_of::<RawFd>()) as u32;
         header.msg_control = control.as_mut_ptr().cast();
-        // SAFETY: CMSG_SPACE only computes.
-        header.msg_controllen = unsafe { libc::CMSG_SPACE(4) } as _;
-        // SAFETY: the control buffer is aligned (u64) and has room for one descriptor (CMSG_SPACE(4) is 24).
+        // SAFETY: the macros only compute; the buffer is aligned (u64), and has room for a header and four descriptors
+        // (CMSG_SPACE(16) is 32), of which there are no more, as looked at above.
         unsafe {
+            header.msg_controllen = libc::CMSG_SPACE(length) as _;
             let message = libc::CMSG_FIRSTHDR(&header);
             (*message).cmsg_level = libc::SOL_SOCKET;
             (*message).cmsg_type = libc::SCM_RIGHTS;
-            (*message).cmsg_len = libc::CMSG_LEN(4) as _;
-            libc::CMSG_DATA(message).cast::<RawFd>().write_unaligned(passed.as_raw_fd());
+            (*message).cmsg_len = libc::CMSG_LEN(length) as _;
+            let data = libc::CMSG_DATA(message).cast::<RawFd>();
+            for (at, fd) in passed.iter().enumerate() {
+                data.add(at).write_unaligned(fd.as_raw_fd());
+            }
         }
     }
     // SAFETY: `header` points at buffers that outlive the call.
@@ -78,10 +92,10 @@ pub fn send_message(fd: &impl AsRawFd, bytes: &[u8], passed: Option<BorrowedFd<'
     Ok(())
 }
 
-/// One message and the descriptor beside it; an empty one is the end.
-pub fn receive_message(fd: &impl AsRawFd, into: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+/// One message and the descriptors beside it; an empty one is the end.
+pub fn receive_message(fd: &impl AsRawFd, into: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut iov = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-    let mut control = [0u64; 4];
+    let mut control: Control = [0; 2 + MAX_PASSED / 2];
     // SAFETY: an all-zero msghdr is a valid empty one.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     header.msg_iov = &mut iov;
@@ -90,16 +104,28 @@ pub fn receive_message(fd: &impl AsRawFd, into: &mut [u8]) -> io::Result<(usize,
     header.msg_controllen = std::mem::size_of_val(&control) as _;
     // SAFETY: `header` points at buffers that outlive the call and says their sizes.
     let n = check(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC) } as libc::c_long)?;
-    // SAFETY: the kernel has filled `header`; a first header, if any, lies whole within the control buffer.
-    let passed = unsafe {
+    let mut passed = Vec::new();
+    // SAFETY: the kernel has filled `header`; a first header, if any, lies whole within the control buffer, and so does its
+    // data, whose length it says.
+    unsafe {
         let message = libc::CMSG_FIRSTHDR(&header);
-        let rights = !message.is_null()
-            && (*message).cmsg_level == libc::SOL_SOCKET
-            && (*message).cmsg_type == libc::SCM_RIGHTS
-            && (*message).cmsg_len as usize >= libc::CMSG_LEN(4) as usize;
-        rights.then(|| own(libc::CMSG_DATA(message).cast::<RawFd>().read_unaligned().into()))
-    };
+        let rights =
+            !message.is_null() && (*message).cmsg_level == libc::SOL_SOCKET && (*message).cmsg_type == libc::SCM_RIGHTS;
+        if rights {
+            let bytes = ((*message).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+            let data = libc::CMSG_DATA(message).cast::<RawFd>();
+            for at in 0..bytes / std::mem::size_of::<RawFd>() {
+                passed.push(own(data.add(at).read_unaligned().into()));
+            }
+        }
+    }
     Ok((n as usize, passed))
+}
+
+/// A file of memory that nobody else can open.
+pub fn memory_file(name: &CStr) -> io::Result<File> {
+    // SAFETY: a C string and a number.
+    check_int(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) }).map(|fd| own(fd.into()).into())
 }
 
 pub fn dup(fd: &impl AsRawFd) -> io::Result<OwnedFd> {

@@ -107,8 +107,3 @@ pub fn open_in_root(root: &impl AsRawFd, path: &str, flags: libc::c_int) -> io::
     // SAFETY: a C string and a structure of the size given.
     check(unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &how, size) }).map(own)
 }
-
-pub fn lock_exclusively(fd: &impl AsRawFd) -> io::Result<()> {
-    // SAFETY: no pointers.
-    check_int(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX) }).map(|_| ())
-}

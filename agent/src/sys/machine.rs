@@ -95,13 +95,10 @@ pub fn route_socket() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Loads a cgroup device program and attaches it to `cgroup`, in place of none.
-pub fn attach_device_program(cgroup: &impl AsRawFd, program: &[u64]) -> io::Result<()> {
+/// Loads a cgroup device program.
+pub fn load_device_program(program: &[u64]) -> io::Result<OwnedFd> {
     const PROG_LOAD: libc::c_int = 5;
-    const PROG_ATTACH: libc::c_int = 8;
     const TYPE_CGROUP_DEVICE: u32 = 15;
-    const CGROUP_DEVICE: u32 = 6;
-    const ALLOW_MULTI: u32 = 2;
     #[repr(C)]
     struct Load {
         kind: u32,
@@ -109,14 +106,6 @@ pub fn attach_device_program(cgroup: &impl AsRawFd, program: &[u64]) -> io::Resu
         code: u64,
         license: u64,
         rest: [u64; 12],
-    }
-    #[repr(C)]
-    struct Attach {
-        target: u32,
-        program: u32,
-        kind: u32,
-        flags: u32,
-        rest: [u64; 4],
     }
     let license = c("Apache-2.0")?;
     let load = Load {
@@ -127,11 +116,25 @@ pub fn attach_device_program(cgroup: &impl AsRawFd, program: &[u64]) -> io::Resu
         rest: [0; 12],
     };
     // SAFETY: `load` is a bpf_attr of the size given, and what it points at outlives the call.
-    let fd = check(unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &load, std::mem::size_of_val(&load)) })?;
-    let fd = own(fd);
+    check(unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &load, std::mem::size_of_val(&load)) }).map(own)
+}
+
+/// Has every use of a device in `cgroup` and below decided by the program, too.
+pub fn attach_device_program(cgroup: &impl AsRawFd, program: &OwnedFd) -> io::Result<()> {
+    const PROG_ATTACH: libc::c_int = 8;
+    const CGROUP_DEVICE: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    #[repr(C)]
+    struct Attach {
+        target: u32,
+        program: u32,
+        kind: u32,
+        flags: u32,
+        rest: [u64; 4],
+    }
     let attach = Attach {
         target: cgroup.as_raw_fd() as u32,
-        program: fd.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
         kind: CGROUP_DEVICE,
         flags: ALLOW_MULTI,
         rest: [0; 4],

@@ -135,6 +135,7 @@ class Starter:
                 rootfs,
                 injected_files(container, endpoint),
                 stdio,
+                ephemeral=container.config.auto_remove,
             )
             timeline.mark("agent.create")
             bindings = await self._publish(container, endpoint, undo)

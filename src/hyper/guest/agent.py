@@ -135,15 +135,24 @@ class Agent:
     # -- containers
 
     async def create(
-        self, container_id: str, spec: Mapping[str, Any], rootfs: Rootfs, files: Sequence[InjectedFile], stdio: Stdio
+        self,
+        container_id: str,
+        spec: Mapping[str, Any],
+        rootfs: Rootfs,
+        files: Sequence[InjectedFile],
+        stdio: Stdio,
+        *,
+        ephemeral: bool = False,
     ) -> int:
-        """Everything short of exec; the pid of the waiting process. ``spec`` is an OCI runtime spec as JSON objects."""
+        """Everything short of exec; the pid of the waiting process. ``spec`` is an OCI runtime spec as JSON objects.
+        ``ephemeral``: its writable disk is of no use after its end, which is told without waiting for the disk."""
         params = {
             "id": container_id,
             "spec": spec,
             "rootfs": msgspec.to_builtins(rootfs),
             "files": msgspec.to_builtins(list(files)),
             "stdio": msgspec.to_builtins(stdio),
+            "ephemeral": ephemeral,
         }
         return (await self._call("container.create", messages.Created, params)).pid
 

@@ -54,6 +54,15 @@ async def test_a_run_from_create_to_removal(world: World, engine: LiveEngine) ->
     assert told() == ["create", "attach", "start", "die", "destroy"]
 
 
+@pytest.mark.parametrize("auto_remove", [False, True])
+async def test_only_a_container_that_is_removed_at_its_end_is_ephemeral(
+    world: World, engine: LiveEngine, auto_remove: bool
+) -> None:
+    await running(engine, auto_remove=auto_remove)
+    [params] = [params for method, params in world.guest.model.requests if method == "container.create"]
+    assert params["ephemeral"] is auto_remove
+
+
 async def test_who_starts_a_container_that_ends_at_once_still_hears_how_it_started(
     world: World, engine: LiveEngine
 ) -> None:

@@ -20,8 +20,9 @@ from pathlib import Path
 from tests.kvm.inside.reports import JOB, PORT
 
 from hyper.daemon.agent_binary import find_agent
+from hyper.daemon.main import SHARED
 from hyper.guest.initramfs import LATER_MODULES
-from hyper.guest.kernel import FoundKernel
+from hyper.guest.kernel import KernelSettings, find_kernel
 from hyper.guest.modules import BOOT_MODULES, ModuleTree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +102,11 @@ class Tree:
         target.mkdir(parents=True, exist_ok=True)
         target.chmod(mode)
 
+    def link(self, path: Path, leads_to: Path) -> None:
+        if path != leads_to:
+            self._inside(path).parent.mkdir(parents=True, exist_ok=True)
+            self._inside(path).symlink_to(leads_to)
+
     def programs_and_libraries(self) -> Iterator[Path]:
         """The ELF files in it, by their paths here."""
         for folder, _, names in os.walk(self.folder):
@@ -135,8 +141,11 @@ class Tree:
         return real
 
 
-def make(folder: Path, *, host_kernel: Path, guest_kernel: FoundKernel, cases: Sequence[str]) -> Path:
-    """The disk's image in ``folder``, of a host that runs these cases and then powers off."""
+def make(folder: Path, *, host_kernel: Path, guest_kernels: Path, cases: Sequence[str]) -> Path:
+    """The disk's image in ``folder``, of a host that runs these cases and then powers off.
+
+    ``host_kernel`` and ``guest_kernels`` are folders as ``hyper.guest.fetch_kernel`` and ``hyper.guest.kernel`` know
+    them."""
     tree = Tree(folder / "tree")
     tree.folder.mkdir()
     for name in ("bin", "sbin", "lib", "lib64"):
@@ -149,7 +158,7 @@ def make(folder: Path, *, host_kernel: Path, guest_kernel: FoundKernel, cases: S
     for part in ("src", "tests/kvm"):
         tree.add(ROOT / part)
     tree.add(find_agent(None))
-    _guest_kernel(tree, guest_kernel)
+    _guest_kernel(tree, guest_kernels)
     modules = ModuleTree(host_kernel / "modules")
     to_load = [modules.folder / module.path for module in modules.closure(_MODULES)]
     for path in to_load:
@@ -213,7 +222,9 @@ def _distributions(name: str) -> Iterator[metadata.Distribution]:
             yield from _distributions(needed.group())
 
 
-def _guest_kernel(tree: Tree, kernel: FoundKernel) -> None:
+def _guest_kernel(tree: Tree, kernels: Path) -> None:
+    kernel = find_kernel(KernelSettings(kernels))
+    tree.link(SHARED / "kernels", kernels)
     tree.add(kernel.vmlinux)
     for name in ("config", "release"):
         if (kernel.vmlinux.parent / name).exists():

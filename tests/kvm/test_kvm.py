@@ -15,7 +15,7 @@ from tests.kvm import disk
 from tests.kvm.inside.cases import CASES
 from tests.kvm.machine import EmulatedHost
 from tests.kvm.verdicts import Verdicts
-from tests.shell_guest import kernel_or_skip
+from tests.shell_guest import KERNELS, kernel_or_skip
 
 from hyper.guest.fetch_kernel import installed
 
@@ -34,7 +34,7 @@ pytestmark = [
 def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verdicts]:
     if os.uname().machine != "x86_64":
         pytest.skip("SVM is emulated on x86_64")
-    guest = kernel_or_skip()
+    kernel_or_skip()
     missing = [program for program in disk.PROGRAMS if shutil.which(program) is None]
     if missing:
         pytest.skip(f"not on this machine: {', '.join(missing)}")
@@ -50,7 +50,7 @@ def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
     def boot(cases: Sequence[str]) -> EmulatedHost:
         folder = tmp_path_factory.mktemp("kvm")
-        image = disk.make(folder, host_kernel=host[0], guest_kernel=guest, cases=cases)
+        image = disk.make(folder, host_kernel=host[0], guest_kernels=KERNELS, cases=cases)
         return EmulatedHost(folder, image, kernel)
 
     verdicts = Verdicts(boot, selected, LIMIT_S)

@@ -43,6 +43,9 @@ class Qmp:
         # A protocol error is reported to the caller; the library's own log would only repeat it.
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
         client = QMPClient()
+        # It would ask for out-of-band commands, with which QEMU reads on in one thread while another carries out a
+        # command: that crashes it when the command takes a descriptor (char-socket.c: tcp_chr_recv, tcp_get_msgfds).
+        client.negotiate = False
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         qmp = cls(client, connection, timeout_s)
         # The default listener queues every event for ever; its filter runs as each arrives, and ours lets none through.
@@ -51,14 +54,14 @@ class Qmp:
             async with asyncio.timeout(timeout_s):
                 await _connect(connection, path)
                 await client.connect(connection)
-        except (OSError, QMPError, TimeoutError) as error:
-            connection.close()
+                await client.execute("qmp_capabilities")
+        except BaseException as error:
+            await asyncio.shield(qmp.close())
+            if not isinstance(error, (OSError, QMPError, TimeoutError)):
+                raise
             raise Unavailable(
                 f"QEMU does not answer on its control socket within {timeout_s:g} s: {error or 'timed out'}"
             ) from error
-        except BaseException:
-            connection.close()
-            raise
         return qmp
 
     async def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:

@@ -105,6 +105,7 @@ async def test_the_next_daemon_loads_it_and_makes_none(world: World) -> None:
     await ready(first)
     made = state(first)
     assert "made in" in made
+    await world.kept()
     await first.close()
     second = world.source(templates=True)
     launched = len(world.host.machines)
@@ -118,7 +119,7 @@ async def test_the_next_daemon_loads_it_and_makes_none(world: World) -> None:
 async def test_another_kernel_or_agent_makes_another(world: World, when: str) -> None:
     source = world.source(templates=True)
     await ready(source)
-    [kept] = world.templates()
+    kept = await world.kept()
     running = await source.acquire(world.request())
     (world.folder / "image").write_text("another")
     if when == "between two daemons":
@@ -150,15 +151,15 @@ async def test_a_damaged_one_is_refused_with_the_reason_and_made_anew(
 ) -> None:
     first = world.source(templates=True)
     await ready(first)
+    key = await world.kept()
     await first.close()
-    [key] = world.templates()
     path = world.folder / "templates" / key / file
     os.truncate(path, path.stat().st_size - 1)
     second = world.source(templates=True)
     await ready(second)
     assert f"template {key[:12]} is refused" in caplog.text or "a template is refused" in caplog.text
     assert "made in" in state(second) and (await second.acquire(world.request())).rung == "template"
-    await until(lambda: world.templates() == [key])
+    assert await world.kept() == key
     await second.close()
     third = world.source(templates=True)
     await ready(third)
@@ -226,7 +227,7 @@ async def test_a_state_that_is_refused_costs_one_clone(world: World, monkeypatch
         broken.setattr(FakeVmm, "save", save)
         source = world.source(templates=True)
         await ready(source)
-        await until(world.templates)
+        await world.kept()
         assert (await source.acquire(world.request())).rung == "cold"
         assert state(source) == "none: the last one did not work (this is no state of the fake's)"
         assert world.templates() == []
@@ -344,7 +345,7 @@ async def test_what_is_left_of_a_save_that_was_cut_short_goes_with_the_next(worl
     folder.chmod(0o700)
     source = world.source(templates=True)
     await ready(source)
-    await until(lambda: len(world.templates()) == 1 and not world.templates()[0].startswith("."))
+    await world.kept()
 
 
 async def test_switched_off_every_sandbox_is_booted(world: World) -> None:

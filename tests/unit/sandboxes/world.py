@@ -194,6 +194,11 @@ class World:
         folder = self.folder / "templates"
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
+    async def kept(self) -> str:
+        """The key of the template that is kept on disk, once it is: clones start from it before."""
+        await until(lambda: len(self.templates()) == 1 and not self.templates()[0].startswith("."))
+        return self.templates()[0]
+
     def machine(self, sandbox_id: str) -> FakeMachine:
         return next(one for one in self.host.machines.values() if one.spec.sandbox_id == sandbox_id)
 

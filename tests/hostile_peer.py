@@ -37,6 +37,7 @@ from hyper.sandboxes.boot_image import BootImage, GuestSettings
 from hyper.sandboxes.source import SandboxSettings, SandboxSource
 from hyper.system.database import Database
 from hyper.system.identities import Identities
+from hyper.volumes.store import VolumeStore
 
 WINDOW = 256 * 1024
 _HEADER = struct.Struct("<BBHIIQ")
@@ -229,6 +230,7 @@ class World:
         if not images.list():
             await builtin.install(images)
         disks = await WritableDisks.open(self.folder)
+        volumes = await VolumeStore.open(self.folder, database)
         image = self.folder / "image"
         image.touch()
         settings = SandboxSettings(
@@ -248,7 +250,7 @@ class World:
         source = SandboxSource(settings, connect=connect, hypervisor=driver)
         stack.push_async_callback(source.close)
         engine = EngineSettings(id="test", data_root=self.folder, exec_root=self.folder, rootfs_bytes=16 << 20)
-        self.engine = LiveEngine(engine, database, images, disks, source, None, "none in this test", Metrics())
+        self.engine = LiveEngine(engine, database, images, disks, volumes, source, None, "none in this test", Metrics())
         await self.engine.open()
         stack.push_async_callback(self.engine.close, stop_containers=False)
         server = HttpServer(DockerApi(self.engine))

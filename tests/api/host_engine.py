@@ -45,9 +45,11 @@ from hyper.engine.output import OutputHub
 from hyper.engine.registry import check_name
 from hyper.engine.signals import parse_signal
 from hyper.engine.update import updated
+from hyper.engine.volumes import VolumeUseCases
 from hyper.errors import AlreadyExists, Conflict, NotFound, NotModified, PermissionDenied
 from hyper.images.catalog import ImageUser
 from hyper.images.store import ImageStore
+from hyper.volumes.store import VolumeStore
 
 Condition = Literal["not-running", "next-exit", "removed"]
 StreamName = Literal["stdout", "stderr"]
@@ -607,9 +609,10 @@ class HostImages:
 class HostEngine:
     """Implements ``hyper.engine.api.Engine``. ``close`` ends every process."""
 
-    def __init__(self, images: ImageStore) -> None:
+    def __init__(self, images: ImageStore, volumes: VolumeStore) -> None:
         self.events = EventLog()
         self.containers = HostContainers(images, self.events)
+        self.volumes = VolumeUseCases(volumes, self.containers.list, self.events)
         self.execs = HostExecs(self.containers)
         self.images = HostImages(images, self.containers, self.events)
 

@@ -20,6 +20,7 @@ from hyper.api.http.server import HttpServer
 from hyper.images import builtin
 from hyper.images.store import ImageStore
 from hyper.system.database import Database
+from hyper.volumes.store import VolumeStore
 
 
 async def serve(path: Path, folder: Path) -> None:
@@ -29,7 +30,7 @@ async def serve(path: Path, folder: Path) -> None:
     database = Database(folder / "state.db")
     store = await ImageStore.open(folder, database)
     await builtin.install(store)
-    engine = HostEngine(store)
+    engine = HostEngine(store, await VolumeStore.open(folder, database))
     server = HttpServer(DockerApi(engine))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))

@@ -31,7 +31,7 @@ def test_version_and_info(door: Door) -> None:
 
 def test_what_clients_ask_by_themselves_is_there(door: Door) -> None:
     assert door.http("GET", "/plugins").json == []
-    assert door.http("GET", "/volumes").json["Volumes"] == []
+    assert door.http("GET", "/volumes").status == 200
     networks = {item["Name"]: item for item in door.http("GET", "/networks").json}
     assert "none" in networks
     for network in networks.values():

@@ -74,12 +74,26 @@ GROUPS: dict[str, dict[str, str]] = {
         "inspect": "image inspect",
     },
     "system": {"info": "info", "events": "events"},
+    "volume": {
+        "create": "volume create",
+        "ls": "volume ls",
+        "list": "volume ls",
+        "inspect": "volume inspect",
+        "rm": "volume rm",
+        "remove": "volume rm",
+        "prune": "volume prune",
+    },
 }
 
 # Verbs that a group's name is part of.
 GROUP_VERBS: dict[str, tuple[str, str, str]] = {
     "container inspect": ("inspect", "inspect_container", "Show everything that is known of containers"),
     "image inspect": ("inspect", "inspect_image", "Show everything that is known of images"),
+    "volume create": ("volumes", "create", "Create a volume"),
+    "volume ls": ("volumes", "list_", "List volumes"),
+    "volume inspect": ("volumes", "inspect", "Show everything that is known of volumes"),
+    "volume rm": ("volumes", "remove", "Remove one or more volumes"),
+    "volume prune": ("volumes", "prune", "Remove the volumes that no container has"),
 }
 
 # Verbs of docker's that are known to be missing: said as such, so that nobody looks for a typing mistake.
@@ -98,7 +112,6 @@ NOT_YET = frozenset(
         "diff",
         "top",
         "stats",
-        "volume",
         "network",
         "swarm",
         "compose",

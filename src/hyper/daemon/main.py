@@ -66,6 +66,7 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
     from hyper.system import memory
     from hyper.system.database import Database
     from hyper.system.identities import UidRange
+    from hyper.volumes.store import VolumeStore
 
     async with AsyncExitStack() as opened:
         root = opened.enter_context(DataRoot.lock(settings.data_root))
@@ -77,6 +78,7 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
         metrics = Metrics()
         images = await ImageStore.open(settings.data_root, database)
         disks = await WritableDisks.open(settings.data_root)
+        volumes = await VolumeStore.open(settings.data_root, database)
         network, network_error = await _network(settings, database, root.root_id, opened)
         first, last = settings.vmm_uid_range
         sizing = SizingSettings(
@@ -123,6 +125,7 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
             database,
             images,
             disks,
+            volumes,
             sandboxes,
             network,
             network_error,

@@ -9,7 +9,7 @@ that takes one raises NotFound ("No such container: x") for an unknown one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from hyper.engine.model import (
@@ -22,6 +22,7 @@ from hyper.engine.model import (
     ExecConfig,
     LogEntry,
     NetworkInfo,
+    VolumeInfo,
     WaitResult,
 )
 from hyper.oci.image_config import ImageConfig
@@ -142,6 +143,35 @@ class Execs(Protocol):
     async def resize(self, exec_id: str, *, rows: int, columns: int) -> None: ...
 
 
+class Volumes(Protocol):
+    def create(self, name: str, *, driver: str, labels: Mapping[str, str], options: Mapping[str, str]) -> VolumeInfo:
+        """The volume of this name; one that is there already stays as it is. An empty name: one that nobody has.
+        NotFound for an unknown driver, InvalidArgument for a bad name or bad options."""
+        ...
+
+    def get(self, name: str) -> VolumeInfo:
+        """NotFound "get x: no such volume"."""
+        ...
+
+    def list(self) -> Sequence[VolumeInfo]:
+        """All, by name."""
+        ...
+
+    def users(self, name: str) -> Sequence[str]:
+        """IDs of the containers that have it, running or not."""
+        ...
+
+    async def used_bytes(self, name: str) -> int: ...
+
+    async def remove(self, name: str, *, force: bool) -> None:
+        """Conflict when a container has it; ``force``: no NotFound."""
+        ...
+
+    async def prune(self, accept: Callable[[VolumeInfo], bool]) -> tuple[Sequence[str], int]:
+        """Remove those that no container has and ``accept`` lets go; their names, and bytes given back."""
+        ...
+
+
 class Events(Protocol):
     def subscribe(self, *, since_ns: int, until_ns: int, accept: Callable[[Event], bool]) -> AsyncIterator[Event]:
         """Kept events since then and new ones as they come; ends at ``until_ns`` (0: never)."""
@@ -163,6 +193,9 @@ class Engine(Protocol):
 
     @property
     def images(self) -> Images: ...
+
+    @property
+    def volumes(self) -> Volumes: ...
 
     def networks(self) -> Sequence[NetworkInfo]:
         """The networks that containers can have: "bridge" (unless it could not be set up) and "none"."""

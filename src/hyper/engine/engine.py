@@ -21,6 +21,7 @@ from hyper.engine.recovery import Recovery
 from hyper.engine.registry import ContainerRegistry
 from hyper.engine.starter import Starter
 from hyper.engine.tasks import TaskSet
+from hyper.engine.volumes import VolumeUseCases
 from hyper.errors import NotModified
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
@@ -28,6 +29,7 @@ from hyper.metrics import Metrics
 from hyper.networks.bridge import BridgeNetwork
 from hyper.sandboxes.source import SandboxSource
 from hyper.system.database import Database
+from hyper.volumes.store import VolumeStore
 
 _SETTLE_S = 30.0
 """For taking down what has been stopped; each step of it has a limit of its own."""
@@ -55,6 +57,7 @@ class LiveEngine:
         database: Database,
         images: ImageStore,
         disks: WritableDisks,
+        volumes: VolumeStore,
         sandboxes: SandboxSource,
         network: BridgeNetwork | None,
         network_error: str,
@@ -70,6 +73,7 @@ class LiveEngine:
         layout = Layout(settings.data_root)
         self._registry = ContainerRegistry(records)
         self.events = EventLog()
+        self.volumes = VolumeUseCases(volumes, lambda: (item.snapshot for item in self._registry), self.events)
         self.execs = ExecUseCases(self._registry, self.events, self._tasks)
         self.containers = ContainerUseCases(
             registry=self._registry,

@@ -24,6 +24,34 @@ class Status(StrEnum):
     DEAD = "dead"
 
 
+class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Something of the host that a container sees at ``destination``: a volume, or a directory or file of the
+    host's."""
+
+    type: Literal["volume", "bind"]
+    destination: str
+    name: str = ""
+    """The volume's; empty for a bind."""
+    source: str = ""
+    """The host's path of a bind."""
+    subpath: str = ""
+    """What of a volume is seen; empty: all."""
+    mode: str = ""
+    """The options as Docker shows them ("z", "ro")."""
+    writable: bool = True
+    propagation: str = ""
+    anonymous: bool = False
+    """A volume that no user has named: it goes with the container when that is asked for."""
+    populate: bool = False
+    """A volume that is empty gets what the image has there, before the first start."""
+    make_source: bool = False
+    """A bind's source that is not there is made, as a directory."""
+    recursive: bool = True
+    """What is mounted below a bind's source is seen as well."""
+    readonly_below: bool = True
+    """... and is read-only as the mount itself is."""
+
+
 class PortRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One ``-p``: ``host_port`` None means "any free one"."""
 
@@ -198,6 +226,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     bindings: tuple[PortBinding, ...] = ()
     """Published ports, while it runs."""
     log_path: str = ""
+    mounts: tuple[MountPoint, ...] = ()
     sandbox_id: str = ""
     timings_ms: dict[str, float] = {}
     """The last start, phase by phase, in milliseconds."""
@@ -263,6 +292,17 @@ class NetworkInfo(msgspec.Struct, frozen=True, kw_only=True):
     subnet: str = ""
     gateway: str = ""
     created_ns: int = 0
+    options: dict[str, str] = {}
+
+
+class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A named volume."""
+
+    name: str
+    driver: str
+    mountpoint: str
+    created_ns: int
+    labels: dict[str, str] = {}
     options: dict[str, str] = {}
 
 

@@ -31,6 +31,7 @@ from hyper.metrics import Metrics
 from hyper.sandboxes.boot_image import GuestSettings
 from hyper.sandboxes.source import SandboxSettings, SandboxSource
 from hyper.system.database import Database
+from hyper.volumes.store import VolumeStore
 
 IMAGE = "tool:latest"
 
@@ -256,7 +257,8 @@ class World:
         )
         settings = EngineSettings(id="test", data_root=data, exec_root=self.folder / "run", rootfs_bytes=16 << 20)
         metrics = Metrics()
-        engine = LiveEngine(settings, database, images, disks, source, None, "not in this test", metrics)
+        volumes = await VolumeStore.open(data, database)
+        engine = LiveEngine(settings, database, images, disks, volumes, source, None, "not in this test", metrics)
         self.daemons.append(Daemon(engine, source, database, images, metrics))
         await engine.open()
         if not images.list():

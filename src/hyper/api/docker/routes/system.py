@@ -108,7 +108,7 @@ async def info(call: Call) -> Response:
                 ["Pool", engine.pool],
             ],
             "DockerRootDir": engine.data_root,
-            "Plugins": {"Volume": [], "Network": networks, "Authorization": [], "Log": ["json-file"]},
+            "Plugins": {"Volume": ["local"], "Network": networks, "Authorization": [], "Log": ["json-file"]},
             "MemoryLimit": True,
             "SwapLimit": False,
             "KernelMemoryTCP": False,

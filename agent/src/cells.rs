@@ -10,7 +10,7 @@ use crate::error::{describe, Context, Error, Result};
 use crate::launch;
 use crate::processes::in_pid_namespace;
 use crate::shape::Shape;
-use crate::spec::{Namespace, Outline};
+use crate::spec::{DeviceRule, Namespace, Outline};
 use crate::sys::{self, Pid};
 use std::collections::HashMap;
 use std::fs::File;
@@ -107,20 +107,29 @@ impl Agent {
         let program = shape.devices.as_deref().map(devices::program).transpose()?;
         let namespaces = namespaces(&shape.namespaces)?;
         let cgroup = Cgroup::create(&serial.to_string())?;
-        let device_program = program.and_then(|program| match sys::load_device_program(&program) {
-            Ok(program) => Some(program),
-            Err(e) => {
-                let text = format!("device rules are not enforced (CONFIG_CGROUP_BPF): {}", describe(&e));
-                self.log("warning", &text);
-                None
-            }
-        });
+        let device_program = program.and_then(|program| self.load_device_program(&program));
         let memory_events = File::open(cgroup.file("memory.events")).ok();
         match start(&shape, namespaces, &cgroup) {
             Ok((pid, sync)) => Ok(Cell { serial, shape, cgroup, memory_events, device_program, pid, sync }),
             Err(error) => {
                 let _ = cgroup.remove();
                 Err(error)
+            }
+        }
+    }
+
+    /// What is to hold instead of a shape's rules, if anything can be.
+    pub fn device_program(&mut self, rules: &[DeviceRule]) -> Result<Option<OwnedFd>> {
+        Ok(self.load_device_program(&devices::program(rules)?))
+    }
+
+    fn load_device_program(&mut self, program: &[u64]) -> Option<OwnedFd> {
+        match sys::load_device_program(program) {
+            Ok(program) => Some(program),
+            Err(e) => {
+                let text = format!("device rules are not enforced (CONFIG_CGROUP_BPF): {}", describe(&e));
+                self.log("warning", &text);
+                None
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::devices;
 use crate::error::{Context, Error, Result};
-use crate::spec::{Resources, Throttle};
+use crate::spec::{BlockIo, Resources, Throttle};
 use crate::sys::{self, Pid};
 use serde_json::{json, Value};
 use std::fs::{self, File};
@@ -97,6 +97,15 @@ impl Cgroup {
             }
         }
         Ok(left_out)
+    }
+
+    /// Holds the container to `limits` (`disk_limits`) on one of its disks.
+    pub fn limit_disk(&self, (major, minor): (u32, u32), limits: &str) -> Result<()> {
+        let line = format!("{major}:{minor} {limits}");
+        fs::write(self.file("io.max"), &line).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Error::Unsupported("the guest kernel cannot limit block I/O".into()),
+            _ => Error::InvalidArgument(format!("cannot set io.max to {line:?}: {}", crate::error::describe(&e))),
+        })
     }
 
     pub fn freeze(&self, on: bool) -> Result<()> {
@@ -255,15 +264,9 @@ fn settings(resources: &Resources) -> Result<Vec<Setting>> {
             let weight = 1 + (u64::from(weight).clamp(10, 1000) - 10) * 9_999 / 990;
             set("io.weight", weight.to_string());
         }
-        let tables: [(&str, &[Throttle]); 4] = [
-            ("rbps", &block.throttle_read_bps_device),
-            ("wbps", &block.throttle_write_bps_device),
-            ("riops", &block.throttle_read_iops_device),
-            ("wiops", &block.throttle_write_iops_device),
-        ];
-        for (key, list) in tables {
-            for t in list {
-                set("io.max", format!("{}:{} {key}={}", t.major, t.minor, t.rate));
+        for (key, list) in throttles(block) {
+            for (device, rate) in list.iter().filter_map(|t| Some((t.device.as_ref()?, t.rate))) {
+                set("io.max", format!("{}:{} {key}={rate}", device.major, device.minor));
             }
         }
     }
@@ -275,6 +278,25 @@ fn settings(resources: &Resources) -> Result<Vec<Setting>> {
         out.push(Setting { file: file.clone(), value: value.clone(), optional: false });
     }
     Ok(out)
+}
+
+fn throttles(block: &BlockIo) -> [(&'static str, &[Throttle]); 4] {
+    [
+        ("rbps", &block.throttle_read_bps_device),
+        ("wbps", &block.throttle_write_bps_device),
+        ("riops", &block.throttle_read_iops_device),
+        ("wiops", &block.throttle_write_iops_device),
+    ]
+}
+
+/// What io.max is to say of each of the container's disks; empty: nothing.
+pub fn disk_limits(resources: &Resources) -> String {
+    let Some(block) = &resources.block_io else { return String::new() };
+    let of_disks = |(key, list): (&str, &[Throttle])| {
+        let rate = list.iter().filter(|t| t.device.is_none()).map(|t| t.rate).min()?;
+        Some(format!("{key}={rate}"))
+    };
+    throttles(block).into_iter().filter_map(of_disks).collect::<Vec<_>>().join(" ")
 }
 
 fn memory_settings(resources: &Resources, out: &mut Vec<Setting>) -> Result<()> {
@@ -353,6 +375,10 @@ mod tests {
         let block = r#"{"blockIO": {"weight": 1000, "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 9}]}}"#;
         assert_eq!(of(block), Ok(vec![pair("io.weight", "10000"), pair("io.max", "8:0 rbps=9")]));
         assert_eq!(of(r#"{"unified": {"memory.high": "7"}}"#), Ok(vec![pair("memory.high", "7")]));
+        let disks = r#"{"blockIO": {"throttleReadBpsDevice": [{"rate": 9}, {"rate": 8}, {"major": 8, "minor": 0, "rate": 7}],
+            "throttleWriteIOPSDevice": [{"rate": 5}]}}"#;
+        assert_eq!(of(disks), Ok(vec![pair("io.max", "8:0 rbps=7")]));
+        assert_eq!(disk_limits(&serde_json::from_str(disks).unwrap()), "rbps=8 wiops=5");
         for bad in ["../x.y", "cgroup.procs", "plain"] {
             assert!(of(&format!(r#"{{"unified": {{"{bad}": "7"}}}}"#)).is_err(), "{bad}");
         }

@@ -2,11 +2,13 @@
 //! device numbers may be used at all (so that CAP_MKNOD does not open the sandbox's disks or the agent's port).
 //! Source: the runtime spec's config-linux.md "Default Devices" and "Allowed Device list"; linux/bpf.h.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{describe, Context, Error, Result};
 use crate::paths;
 use crate::spec::{Device, DeviceRule};
 use crate::sys;
+use std::fs;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 const DEFAULT_NODES: [(&str, u32, u32); 6] =
@@ -64,6 +66,67 @@ pub fn make(devices: &[Device]) -> Result<()> {
         if node(path, kind, device.file_mode.unwrap_or(0o666), major, minor)? {
             sys::chown(path, device.uid, device.gid).context(|| format!("cannot give device {path} its owner"))?;
         }
+    }
+    Ok(())
+}
+
+/// Folders of a /dev that are a container's own.
+const NOT_DEVICES: [&str; 4] = ["pts", "shm", "mqueue", "fd"];
+const MAX_DEVICES: usize = 1_024;
+const MAX_FOLDERS: usize = 8;
+
+/// The spec's devices with those that have a source looked up in this sandbox, and the rules that let them be used.
+/// What is wrong is told in Docker's words.
+pub fn look_up(wanted: Vec<Device>) -> Result<(Vec<Device>, Vec<DeviceRule>)> {
+    let (mut devices, mut rules) = (Vec::new(), Vec::new());
+    for device in wanted {
+        let Some(source) = device.source.clone() else {
+            devices.push(device);
+            continue;
+        };
+        let failed = |why: &str| {
+            let text = format!("error gathering device information while adding custom device {source:?}: {why}");
+            Error::InvalidArgument(text)
+        };
+        let first = devices.len();
+        collect(Path::new(&source), &device.path, 0, &mut devices).map_err(|e| failed(&describe(&e)))?;
+        if devices.len() == first {
+            return Err(failed("not a device node"));
+        }
+        rules.extend(devices[first..].iter().map(|found| DeviceRule {
+            allow: true,
+            kind: Some(found.kind.clone()),
+            major: Some(found.major),
+            minor: Some(found.minor),
+            access: device.access.clone(),
+        }));
+    }
+    Ok((devices, rules))
+}
+
+fn collect(source: &Path, path: &str, depth: usize, into: &mut Vec<Device>) -> io::Result<()> {
+    let found = fs::metadata(source)?;
+    let kind = found.file_type();
+    if kind.is_dir() && depth < MAX_FOLDERS {
+        for entry in fs::read_dir(source)?.flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str().filter(|name| !NOT_DEVICES.contains(name)) else { continue };
+            // Links in it would be devices once more; what goes away meanwhile is not there.
+            if !entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                let _ = collect(&entry.path(), &format!("{}/{name}", path.trim_end_matches('/')), depth + 1, into);
+            }
+        }
+    } else if (kind.is_char_device() || kind.is_block_device()) && into.len() < MAX_DEVICES {
+        into.push(Device {
+            kind: if kind.is_char_device() { "c" } else { "b" }.into(),
+            path: path.into(),
+            major: libc::major(found.rdev()).into(),
+            minor: libc::minor(found.rdev()).into(),
+            file_mode: Some(found.permissions().mode() & 0o777),
+            uid: found.uid(),
+            gid: found.gid(),
+            ..Device::default()
+        });
     }
     Ok(())
 }
@@ -193,6 +256,37 @@ pub fn program(rules: &[DeviceRule]) -> Result<Vec<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn sourced(source: &str, path: &str) -> Device {
+        let (source, access) = (Some(source.to_string()), Some("r".to_string()));
+        Device { path: path.into(), source, access, ..Device::default() }
+    }
+
+    #[test]
+    fn a_device_is_what_its_source_is_in_the_sandbox() {
+        let (devices, rules) = look_up(vec![sourced("/dev/null", "/dev/nothing")]).unwrap();
+        let found = &devices[0];
+        assert_eq!((found.kind.as_str(), found.path.as_str(), found.major, found.minor), ("c", "/dev/nothing", 1, 3));
+        assert_eq!((rules[0].major, rules[0].minor, rules[0].access.as_deref()), (Some(1), Some(3), Some("r")));
+        let told = serde_json::to_string(found).unwrap();
+        assert!(serde_json::from_str::<Device>(&told).unwrap() == *found && !told.contains("source"));
+    }
+
+    #[test]
+    fn a_folder_stands_for_the_devices_in_it() {
+        let (devices, rules) = look_up(vec![sourced("/dev", "/dev/")]).unwrap();
+        assert!(devices.iter().any(|device| device.path == "/dev/zero"));
+        assert!(!devices.iter().any(|device| device.path.starts_with("/dev/pts/")));
+        assert_eq!(devices.len(), rules.len());
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_told_in_dockers_words() {
+        let said = |source: &str| look_up(vec![sourced(source, "/dev/x")]).unwrap_err().message().to_string();
+        let about = "error gathering device information while adding custom device";
+        assert_eq!(said("/dev/nosuch"), format!("{about} \"/dev/nosuch\": no such file or directory"));
+        assert_eq!(said("/etc/passwd"), format!("{about} \"/etc/passwd\": not a device node"));
+    }
 
     fn rules(text: &str) -> Vec<DeviceRule> {
         serde_json::from_str(text).unwrap()

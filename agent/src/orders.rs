@@ -21,8 +21,7 @@ pub struct Outgoing<'a> {
     pub readonly: bool,
     pub hostname: Option<&'a str>,
     pub domainname: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub devices: Option<&'a RawValue>,
+    pub devices: &'a [spec::Device],
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sysctl: Option<&'a RawValue>,
     pub propagation: Option<&'a RawValue>,
@@ -153,7 +152,7 @@ mod tests {
             readonly: true,
             hostname: Some("box"),
             domainname: None,
-            devices: None,
+            devices: &[],
             sysctl: None,
             propagation: None,
             rootfs: &rootfs,

@@ -79,6 +79,14 @@ fn find(disk: &Disk) -> Option<String> {
     None
 }
 
+/// The number of a disk that is mounted.
+pub fn number(disk: &Disk) -> Result<(u32, u32)> {
+    let gone = || Error::Internal(format!("the disk at {} has gone", shown(disk)));
+    let node = find(disk).ok_or_else(gone)?;
+    let device = fs::metadata(&node).context(|| format!("cannot look at {node}"))?.rdev();
+    Ok((libc::major(device), libc::minor(device)))
+}
+
 /// Asks the host adapters to look again, in case the hot-plug event was lost.
 fn rescan(disk: &Disk) {
     let Ok(hosts) = fs::read_dir("/sys/class/scsi_host") else { return };

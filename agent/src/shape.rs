@@ -45,6 +45,13 @@ impl Shape {
         self.namespaces.iter().all(|namespace| namespace.path.is_empty())
     }
 
+    /// All device rules of a container that has `more` than its shape says; none when these already are in force.
+    pub fn with_rules(&self, more: Vec<DeviceRule>) -> Option<Vec<DeviceRule>> {
+        let rules = self.devices.as_ref()?;
+        let open = rules.last().is_some_and(|rule| rule.allow && rule.kind.is_none() && rule.major.is_none());
+        (!open && !more.is_empty()).then(|| rules.iter().cloned().chain(more).collect())
+    }
+
     pub fn has_own_uts(&self) -> bool {
         self.namespaces.iter().any(|namespace| namespace.kind == "uts")
     }

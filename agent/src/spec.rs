@@ -2,7 +2,7 @@
 //! are ignored, as the runtime spec asks; what is here and cannot be done is refused by the module that meets it.
 
 use crate::error::{Error, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -101,6 +101,9 @@ pub struct User {
     pub umask: Option<u32>,
     #[serde(default)]
     pub additional_gids: Vec<u32>,
+    /// Docker's `--group-add`: names that are looked up in the image, and numbers.
+    #[serde(default)]
+    pub additional_groups: Vec<String>,
     /// Docker's `-u` text, looked up in the image; wins over uid and gid.
     pub username: Option<String>,
 }
@@ -146,12 +149,18 @@ pub struct Namespace {
     pub path: String,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Device {
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default)]
     pub kind: String,
     pub path: String,
+    /// Of the sandbox: a device that says what this one is, or a folder that stands for all devices in it.
+    #[serde(default, skip_serializing)]
+    pub source: Option<String>,
+    /// What the container may do with it (of r, w and m) beside what its rules say; for those with a source.
+    #[serde(default, skip_serializing)]
+    pub access: Option<String>,
     #[serde(default)]
     pub major: i64,
     #[serde(default)]
@@ -223,11 +232,18 @@ pub struct BlockIo {
     pub throttle_write_iops_device: Vec<Throttle>,
 }
 
+/// Without numbers it is for each of the container's own disks.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Throttle {
+    #[serde(flatten)]
+    pub device: Option<DeviceNumber>,
+    pub rate: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct DeviceNumber {
     pub major: i64,
     pub minor: i64,
-    pub rate: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

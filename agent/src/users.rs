@@ -70,6 +70,12 @@ pub fn resolve(user: &spec::User, passwd_text: &str, group_text: &str) -> Result
         found.groups.insert(0, found.gid);
     }
     found.groups.extend(user.additional_gids.iter().filter(|g| !found.groups.contains(g)).copied().collect::<Vec<_>>());
+    for wanted in &user.additional_groups {
+        let group = group_by_text(wanted, group_text)?;
+        if !found.groups.contains(&group) {
+            found.groups.push(group);
+        }
+    }
     if found.groups.len() > MAX_GROUPS {
         return Err(Error::InvalidArgument("a process cannot have more than 65536 groups".into()));
     }
@@ -77,6 +83,17 @@ pub fn resolve(user: &spec::User, passwd_text: &str, group_text: &str) -> Result
         found.home = "/".into();
     }
     Ok(found)
+}
+
+/// A group by its name or number; a number needs no entry.
+fn group_by_text(text: &str, group_text: &str) -> Result<u32> {
+    let named = groups(group_text).find(|(name, _, _)| *name == text).map(|group| group.1);
+    match named {
+        Some(id) => Ok(id),
+        None => number(text, "gid")?.ok_or_else(|| {
+            Error::InvalidArgument(format!("Unable to find group {text}: no matching entries in group file"))
+        }),
+    }
 }
 
 fn by_text(text: &str, passwd_text: &str, group_text: &str) -> Result<Identity> {
@@ -182,6 +199,19 @@ mod tests {
         assert_eq!(text(user("www:bar")), Err("unable to find group bar: no matching entries in group file".into()));
         assert!(user("99999999999").is_err());
         assert!(user("4294967295").is_err());
+    }
+
+    #[test]
+    fn additional_groups_are_names_and_numbers() {
+        let more = |groups: &[&str]| {
+            let additional_groups = groups.iter().map(|g| g.to_string()).collect();
+            let user = spec::User { username: Some("1000".into()), additional_groups, ..Default::default() };
+            resolve(&user, PASSWD, GROUP)
+        };
+        assert_eq!(more(&["staff", "77", "50", "0"]), is(1000, 0, &[0, 50, 77], "/"));
+        let said = more(&["nobodys"]).map_err(|e| e.message().to_string());
+        assert_eq!(said, Err("Unable to find group nobodys: no matching entries in group file".into()));
+        assert!(more(&["99999999999"]).is_err());
     }
 
     #[test]

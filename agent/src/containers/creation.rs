@@ -4,6 +4,8 @@
 use super::{Container, Phase, MAX_CONTAINERS};
 use crate::agent::{Agent, Ticket, Token};
 use crate::cells::Cell;
+use crate::cgroup;
+use crate::devices;
 use crate::error::{Context, Error, Result};
 use crate::messages::{check_id, Create, Disk, Rootfs};
 use crate::orders::{self, Outgoing};
@@ -37,12 +39,15 @@ impl Agent {
         self.check_disks(&rootfs)?;
         let terminal = spec::read::<Terminal>("process", Some(spec.process))?.terminal;
         let seccomp = self.filter(spec.linux.seccomp)?;
+        let (devices, device_rules) = devices::look_up(spec::read("linux.devices", spec.linux.devices)?)?;
+        let resources: Resources = spec::read("linux.resources", spec.linux.resources)?;
+        let disk_limits = cgroup::disk_limits(&resources);
         let order = Outgoing {
             process: spec.process,
             readonly: spec.root.readonly || rootfs.readonly,
             hostname: spec.hostname.as_deref(),
             domainname: spec.domainname.as_deref(),
-            devices: spec.linux.devices,
+            devices: &devices,
             sysctl: spec.linux.sysctl,
             propagation: spec.linux.rootfs_propagation,
             rootfs: &rootfs,
@@ -51,14 +56,16 @@ impl Agent {
         let streams = self.open_streams(&stdio, terminal)?;
         let init = self.new_serial();
         self.add_process(init, Process::new(&id, "", stdio, terminal), &streams);
-        let cell = match self.ordered(init, &id, &spec, &order, seccomp.as_deref()) {
+        let cell = match self.ordered(init, &id, &spec, &resources, &order, seccomp.as_deref()) {
             Ok(cell) => cell,
             Err(error) => {
                 self.remove_process(init);
                 return Err(error);
             }
         };
-        let Cell { serial, shape, cgroup, memory_events, device_program, pid, sync } = cell;
+        let Cell { serial, shape, cgroup, memory_events, mut device_program, pid, sync } = cell;
+        let more = shape.with_rules(device_rules).map_or(Ok(None), |rules| self.device_program(&rules));
+        let failed = more.map(|program| device_program = program.or(device_program.take())).err();
         if let Some(file) = &memory_events {
             self.watch(file, libc::EPOLLPRI, Token::Memory(serial));
         }
@@ -76,10 +83,11 @@ impl Agent {
             seccomp,
             shape,
             device_program,
+            disk_limits,
             held: None,
         };
         self.containers.insert(id.clone(), container);
-        if let Err(error) = self.cloned(init, pid, sync) {
+        if let Err(error) = self.cloned(init, pid, sync).and_then(|()| failed.map_or(Ok(()), Err)) {
             self.creation_failed(&id, error);
         }
         Ok(None)
@@ -91,13 +99,13 @@ impl Agent {
         init: u64,
         id: &str,
         spec: &Outline,
+        resources: &Resources,
         order: &Outgoing,
         filter: Option<&Filter>,
     ) -> Result<Cell> {
-        let resources: Resources = spec::read("linux.resources", spec.linux.resources)?;
         let ends = self.make_pipes(init)?;
         let cell = self.take_cell(spec)?;
-        let result = cell.cgroup.apply(&resources).and_then(|left_out| {
+        let result = cell.cgroup.apply(resources).and_then(|left_out| {
             orders::give(&cell.sync, order, ends, filter)?;
             Ok(left_out)
         });
@@ -150,7 +158,14 @@ impl Agent {
         let ruled = |held: Option<Held>| {
             program.map_or(Ok(()), |program| sys::attach_device_program(cgroup, &program)).map(|()| held)
         };
-        let result = result.and_then(|held| ruled(held).context(|| "cannot put the device rules into force".into()));
+        let result = result.and_then(|held| {
+            if !container.disk_limits.is_empty() {
+                for disk in container.disks() {
+                    container.cgroup.limit_disk(rootfs::number(&disk)?, &container.disk_limits)?;
+                }
+            }
+            ruled(held).context(|| "cannot put the device rules into force".into())
+        });
         match result {
             Ok(held) => {
                 container.held = held;

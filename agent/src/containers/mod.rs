@@ -63,6 +63,8 @@ pub struct Container {
     shape: Rc<Shape>,
     /// Not in force yet.
     device_program: Option<OwnedFd>,
+    /// For each of its disks, once they are there.
+    disk_limits: String,
     /// From when the init process is ready.
     held: Option<Held>,
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hyper.cli.flags import Flag, Parsed, UsageError, many, switch, value
 from hyper.cli.human import parse_size
+from hyper.cli.isolation_flags import ISOLATION_FLAGS, host_config
 from hyper.errors import InvalidArgument
 
 TYPE_CHECKING = False
@@ -31,6 +32,7 @@ LIMIT_FLAGS: tuple[Flag, ...] = (
 
 CREATE_FLAGS: tuple[Flag, ...] = (
     *LIMIT_FLAGS,
+    *ISOLATION_FLAGS,
     many("--add-host", "Add a line to /etc/hosts (name:address)"),
     many("--annotation", "Add an annotation to the container"),
     many("-a --attach", "Attach to stdin, stdout or stderr"),
@@ -115,7 +117,7 @@ def create_body(
         "Labels": pairs(_with_files(parsed.list("label"), parsed.list("label-file"), read_file), "--label"),
         "WorkingDir": parsed.value("workdir"),
         "ExposedPorts": {port: {} for port in exposed},
-        "HostConfig": _host_config(parsed, bindings, console_size),
+        "HostConfig": _host_config(parsed, bindings, console_size) | host_config(parsed, read_file),
     }
     if command:
         body["Cmd"] = command
@@ -143,7 +145,6 @@ def _host_config(
         "Privileged": parsed.on("privileged"),
         "CapAdd": parsed.list("cap-add"),
         "CapDrop": parsed.list("cap-drop"),
-        "SecurityOpt": parsed.list("security-opt"),
         "GroupAdd": parsed.list("group-add"),
         "ExtraHosts": parsed.list("add-host"),
         "Dns": parsed.list("dns"),

@@ -15,7 +15,7 @@ import msgspec
 
 from hyper.engine import logs as log_reading
 from hyper.engine.attachment import HubAttachment
-from hyper.engine.create import container_from
+from hyper.engine.create import container_from, writable_bytes
 from hyper.engine.events import EventLog
 from hyper.engine.layout import Layout
 from hyper.engine.lifecycle import LifeCycle
@@ -87,6 +87,7 @@ class ContainerUseCases:
         check_name(name)
         if (holder := self._registry.named(name)) is not None:
             raise name_taken(name, holder.id)
+        size_bytes = writable_bytes(config, self._disk_bytes)
         container_id = secrets.token_hex(32)
         container, warnings = container_from(
             config,
@@ -96,15 +97,15 @@ class ContainerUseCases:
             log_path=str(self._layout.log(container_id)),
             network_ids=self._network_ids,
         )
-        await self._tasks.carry_out(self._make(container), name=f"request: create {container_id[:12]}")
+        await self._tasks.carry_out(self._make(container, size_bytes), name=f"request: create {container_id[:12]}")
         return container, warnings
 
-    async def _make(self, container: Container) -> None:
+    async def _make(self, container: Container, size_bytes: int) -> None:
         """Files first, then the record: a record without its files would lie."""
         self._layout.make(container.id)
         try:
             self._images.lease(container.image_id, container.id)
-            await self._disks.create(container.id, self._disk_bytes)
+            await self._disks.create(container.id, size_bytes)
             self._registry.add(container)
         except BaseException:
             await self._discard_files(container.id)

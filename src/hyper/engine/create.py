@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -14,6 +16,9 @@ from hyper.errors import InvalidArgument, Unsupported
 from hyper.images.store import Image
 
 MINIMUM_MEMORY_BYTES = 6 * 1024 * 1024
+MINIMUM_WRITABLE_BYTES, MAXIMUM_WRITABLE_BYTES = 16 << 20, 16 << 40
+
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?) ?([kKmMgGtTpP]?)(?:i?[bB])?")
 
 
 def container_from(
@@ -27,6 +32,7 @@ def container_from(
 ) -> tuple[Container, tuple[str, ...]]:
     """The record of a new container, and warnings for its user. ``network_ids``: by name."""
     _check(config)
+    config, warnings = _possible(config)
     merged = _merge(config, image, container_id)
     words = (*_words(merged.entrypoint), *(merged.command or ()))
     if not words:
@@ -44,7 +50,7 @@ def container_from(
         log_path=log_path,
     )
     runtime_spec(container, default_memory_bytes=MINIMUM_MEMORY_BYTES)  # says now what would stop the start
-    return container, ()
+    return container, warnings
 
 
 def _words(entrypoint: Sequence[str] | None) -> tuple[str, ...]:
@@ -83,6 +89,51 @@ def _merge_env(image: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
     return (*(variable for variable in own if "=" in variable), *kept)
 
 
+_NOT_MOUNTED = "or the cgroup is not mounted."
+_DISCARDED: tuple[tuple[str, Any, str], ...] = (
+    ("memory_swappiness", None, f"memory swappiness capabilities {_NOT_MOUNTED} Memory swappiness discarded."),
+    ("kernel_memory_bytes", 0, f"kernel memory limit capabilities {_NOT_MOUNTED} Limitation discarded."),
+    ("oom_kill_disable", False, "OomKillDisable. OomKillDisable discarded."),
+    ("blkio_weight", 0, f"Block I/O weight {_NOT_MOUNTED} Weight discarded."),
+    ("blkio_device_weights", (), f"Block I/O weight_device {_NOT_MOUNTED} Weight-device discarded."),
+)
+"""What dockerd, too, discards with a warning where the kernel, here the guest's, has no such thing."""
+
+
+def _possible(config: ContainerConfig) -> tuple[ContainerConfig, tuple[str, ...]]:
+    """Without what the guest's kernel cannot do and Docker's users are warned of."""
+    warnings = []
+    for member, nothing, text in _DISCARDED:
+        if getattr(config, member) != nothing:
+            warnings.append(f"Your kernel does not support {text}")
+            config = msgspec.structs.replace(config, **{member: nothing})
+    if config.cpu_percent:
+        warnings.append("linux does not support CPU percent. Percent discarded.")
+        config = msgspec.structs.replace(config, cpu_percent=0)
+    return config, tuple(warnings)
+
+
+def writable_bytes(config: ContainerConfig, default_bytes: int) -> int:
+    """The size of its writable layer: ``--storage-opt size=``, in bytes, or as "10G"."""
+    size_bytes = default_bytes
+    for name, value in config.storage_opt.items():
+        if name.lower() != "size":
+            raise InvalidArgument(f"Unknown option {name[:64]}: the one storage option is size")
+        size_bytes = _size(value)
+    return size_bytes
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidArgument(f"invalid size: '{ascii(text[:64])[1:-1]}'")
+    number, unit = match.groups()
+    size_bytes = int(float(number) * 1024 ** "bkmgtp".index((unit or "b").lower()))
+    if not MINIMUM_WRITABLE_BYTES <= size_bytes <= MAXIMUM_WRITABLE_BYTES:
+        raise InvalidArgument(f"storage option size={text.strip()[:64]}: a writable layer has 16 MiB to 16 TiB")
+    return size_bytes
+
+
 def _check(config: ContainerConfig) -> None:
     """What the engine cannot do, said in Docker's words where it has some."""
     if 0 < config.memory_bytes < MINIMUM_MEMORY_BYTES:
@@ -93,6 +144,9 @@ def _check(config: ContainerConfig) -> None:
         raise Unsupported(
             f'network mode "{config.network_mode}" is not there yet: use the default network or --network none'
         )
+    for member, mode in (("PidMode", config.pid_mode), ("IpcMode", config.ipc_mode), ("UTSMode", config.uts_mode)):
+        if mode.startswith("container:"):
+            raise Unsupported(f"{member} {mode} is not there yet: containers that share a VM")
     if config.mac_address:
         raise Unsupported("a MAC address of your own is not there yet: it is derived from the address")
     check_restart_policy(config.restart_policy)

@@ -80,6 +80,21 @@ class Ulimit(msgspec.Struct, frozen=True, kw_only=True):
     hard: int
 
 
+class DeviceMapping(msgspec.Struct, frozen=True, kw_only=True):
+    """A device of the sandbox for the container: ``source`` is its path there, ``permissions`` some of "rwm"."""
+
+    source: str
+    path: str
+    permissions: str = "rwm"
+
+
+class DeviceLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit on reading or writing: bytes or operations in a second. ``path`` is the device that the user named."""
+
+    path: str
+    rate: int
+
+
 class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Docker's restart policies; only "no" works until the Docker engine issue."""
 
@@ -133,7 +148,20 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     cpu_period_us: int = 0
     cpu_quota_us: int = 0
     cpuset_cpus: str = ""
+    cpuset_mems: str = ""
     pids_limit: int = 0
+    cpu_percent: int = 0
+    kernel_memory_bytes: int = 0
+    memory_swappiness: int | None = None
+    blkio_weight: int = 0
+    blkio_device_weights: tuple[str, ...] = ()
+    """These five cannot be had: they are told of and forgotten when the container is made (``create.py``)."""
+    read_bytes_per_s: tuple[DeviceLimit, ...] = ()
+    write_bytes_per_s: tuple[DeviceLimit, ...] = ()
+    read_operations_per_s: tuple[DeviceLimit, ...] = ()
+    write_operations_per_s: tuple[DeviceLimit, ...] = ()
+    storage_opt: dict[str, str] = {}
+    """ "size": the writable layer's. """
     shm_size_bytes: int = 67108864
     oom_score_adj: int = 0
     oom_kill_disable: bool = False
@@ -148,6 +176,21 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     sysctls: dict[str, str] = {}
     ulimits: tuple[Ulimit, ...] = ()
     init: bool = False
+    devices: tuple[DeviceMapping, ...] = ()
+    device_cgroup_rules: tuple[str, ...] = ()
+    """ "c 10:* rwm" """
+    masked_paths: tuple[str, ...] | None = None
+    readonly_paths: tuple[str, ...] | None = None
+    """None: the default ones, or none at all for a privileged container."""
+    pid_mode: str = ""
+    ipc_mode: str = "private"
+    uts_mode: str = ""
+    cgroupns_mode: str = "private"
+    userns_mode: str = ""
+    """What a container has of its own or shares, in Docker's words; "host" is the sandbox's."""
+    shell: tuple[str, ...] = ()
+    on_build: tuple[str, ...] = ()
+    """These two are for images made of the container."""
 
     auto_remove: bool = False
     restart_policy: RestartPolicy = RestartPolicy()

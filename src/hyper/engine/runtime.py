@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hyper.engine.model import Container, ContainerConfig, ExecConfig
+from hyper.engine.model import Container, ContainerConfig, DeviceLimit, ExecConfig
 from hyper.errors import InvalidArgument, Unsupported
+from hyper.oci import seccomp_profile
 from hyper.oci.runtime_spec import (
     ContainerRequest,
+    Device,
+    DiskLimits,
     ProcessRequest,
     Resources,
     Ulimit,
@@ -23,6 +26,8 @@ from hyper.oci.runtime_spec import (
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 DEFAULT_OPEN_FILES = Ulimit("nofile", 1024, 524_288)
+_TRUE, _FALSE = frozenset({"1", "t", "true"}), frozenset({"0", "f", "false"})
+_NO_APPARMOR = ("apparmor", "unconfined")
 ROOT = "0"
 """Named, so that the agent looks up its further groups in the image, as Docker does."""
 
@@ -46,20 +51,31 @@ def runtime_spec(container: Container, *, default_memory_bytes: int) -> dict[str
                 capabilities_drop=config.cap_drop,
                 no_new_privileges=options.no_new_privileges,
                 ulimits=_ulimits(config),
-                additional_gids=_group_ids(config.group_add),
+                groups=config.group_add,
                 oom_score_adj=config.oom_score_adj,
             ),
+            domainname=config.domainname,
             readonly_rootfs=config.readonly_rootfs,
             tmpfs=config.tmpfs,
-            shm_size_bytes=config.shm_size_bytes,
+            shm_size_bytes=None if config.ipc_mode == "none" else config.shm_size_bytes,
+            namespaces=_namespaces(config),
+            devices=[Device(one.source, one.path, one.permissions) for one in config.devices],
+            device_rules=config.device_cgroup_rules,
+            annotations=config.annotations,
             sysctls=config.sysctls,
             resources=_resources(config, default_memory_bytes),
-            masked_paths=() if options.unmasked else None,
-            readonly_paths=() if options.unmasked else None,
+            masked_paths=() if options.unmasked else config.masked_paths,
+            readonly_paths=() if options.unmasked else config.readonly_paths,
             seccomp=options.seccomp,
             init=config.init,
         )
     )
+
+
+def _namespaces(config: ContainerConfig) -> list[str]:
+    """Network, IPC and UTS are the sandbox's, which is the container's alone."""
+    own = [("pid", config.pid_mode == ""), ("mount", True), ("cgroup", config.cgroupns_mode != "host")]
+    return [kind for kind, wanted in own if wanted]
 
 
 def exec_process(container: Container, exec_config: ExecConfig, console_size: tuple[int, int]) -> dict[str, Any]:
@@ -79,7 +95,7 @@ def exec_process(container: Container, exec_config: ExecConfig, console_size: tu
             capabilities_drop=config.cap_drop,
             no_new_privileges=options.no_new_privileges,
             ulimits=_ulimits(config),
-            additional_gids=_group_ids(config.group_add),
+            groups=config.group_add,
             oom_score_adj=config.oom_score_adj,
         )
     )
@@ -92,31 +108,28 @@ class SecurityOptions:
         self.no_new_privileges = False
         self.unmasked = False
         self.seccomp: Mapping[str, Any] | None = None
-        """None: the default profile; empty: none at all."""
+        """None: the default profile; empty: none at all; else Docker's form of one."""
 
 
 def security_options(values: Sequence[str]) -> SecurityOptions:
     """InvalidArgument for unknown ones, Unsupported for those of security modules that the guest's kernel has not."""
     options = SecurityOptions()
     for text in values:
-        separator = "=" if "=" in text else ":"
-        name, _, value = text.partition(separator)
-        if name == "no-new-privileges" and value in ("", "true", "false"):
-            options.no_new_privileges = value != "false"
+        name, separator, value = text.partition("=" if "=" in text else ":")
+        if name == "no-new-privileges" and (not separator or value.lower() in _TRUE | _FALSE):
+            options.no_new_privileges = not separator or value.lower() in _TRUE
         elif name == "systempaths" and value == "unconfined":
             options.unmasked = True
         elif name == "seccomp" and value in ("unconfined", "builtin"):
             options.seccomp = {} if value == "unconfined" else None
-        elif name == "seccomp":
-            raise Unsupported(
-                "seccomp profiles of your own are not there yet: leave the default, or use seccomp=unconfined"
-            )
-        elif name in ("apparmor", "label") and value in ("unconfined", "disable"):
+        elif name == "seccomp" and separator:
+            options.seccomp = seccomp_profile.decode(value)
+        elif text == "disable" or (name == "label" and value == "disable") or (name, value) == _NO_APPARMOR:
             continue  # nothing of it is on in the guest
-        elif name in ("apparmor", "label"):
+        elif name in ("apparmor", "label") and separator:
             raise Unsupported(f'security option "{text}" cannot work: the guest\'s kernel has no such security module')
         else:
-            raise InvalidArgument(f'invalid --security-opt: "{text}"')
+            raise InvalidArgument(f'invalid --security-opt {2 if separator else 1}: "{text}"')
     return options
 
 
@@ -144,12 +157,6 @@ def _ulimits(config: ContainerConfig) -> list[Ulimit]:
     return given if any(limit.name == "nofile" for limit in given) else [*given, DEFAULT_OPEN_FILES]
 
 
-def _group_ids(groups: Sequence[str]) -> list[int]:
-    if not all(group.isascii() and group.isdigit() for group in groups):
-        raise Unsupported("--group-add takes group ids only, names are not there yet: look the id up in the image")
-    return [int(group) for group in groups]
-
-
 def _resources(config: ContainerConfig, default_memory_bytes: int) -> Resources:
     return Resources(
         memory_bytes=config.memory_bytes or default_memory_bytes,
@@ -160,5 +167,17 @@ def _resources(config: ContainerConfig, default_memory_bytes: int) -> Resources:
         cpu_quota_us=config.cpu_quota_us or None,
         cpu_shares=config.cpu_shares or None,
         cpuset_cpus=config.cpuset_cpus,
+        cpuset_mems=config.cpuset_mems,
+        disks=DiskLimits(
+            read_bytes=_lowest(config.read_bytes_per_s),
+            write_bytes=_lowest(config.write_bytes_per_s),
+            read_operations=_lowest(config.read_operations_per_s),
+            write_operations=_lowest(config.write_operations_per_s),
+        ),
         pids=config.pids_limit or None,
     )
+
+
+def _lowest(limits: Sequence[DeviceLimit]) -> int | None:
+    """0 is no limit, as for Docker."""
+    return min((limit.rate for limit in limits if limit.rate), default=None)

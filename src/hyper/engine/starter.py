@@ -12,6 +12,7 @@ import asyncio
 import math
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -26,7 +27,7 @@ from hyper.engine.model import Container, ContainerConfig, NetworkAttachment, Po
 from hyper.engine.ports import requested_ports
 from hyper.engine.run import Run
 from hyper.engine.runtime import runtime_spec
-from hyper.errors import FailedPrecondition, HyperError, NotFound, PermissionDenied
+from hyper.errors import FailedPrecondition, HyperError, InvalidArgument, NotFound, PermissionDenied
 from hyper.guest.messages import Disk, InjectedFile, Rootfs, Stdio
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
@@ -102,6 +103,7 @@ class Starter:
         async with AsyncExitStack() as undo:
             undo.enter_context(self._sandboxes.starting())
             with _not_the_programs_fault():
+                check_limited_devices(container.config)
                 endpoint = self._endpoint(container, undo)
                 timeline.mark("address")
                 sandbox = await self._sandbox(container, endpoint, undo)
@@ -248,6 +250,19 @@ def injected_files(container: Container, endpoint: Endpoint | None) -> list[Inje
         ),
     }
     return [InjectedFile(path, content) for path, content in contents.items()]
+
+
+def check_limited_devices(config: ContainerConfig) -> None:
+    """The devices that I/O limits name are the host's, as with Docker, in whose words their absence is told; the limits
+    hold for the container's disks, which are files there."""
+    members = ("read_bytes_per_s", "write_bytes_per_s", "read_operations_per_s", "write_operations_per_s")
+    for limit in (limit for member in members for limit in getattr(config, member)):
+        try:
+            mode = os.stat(limit.path).st_mode
+        except OSError as error:
+            raise InvalidArgument(f"stat {limit.path}: {os.strerror(error.errno or 0).lower()}") from error
+        if not stat.S_ISBLK(mode):
+            raise InvalidArgument(f"limits on {limit.path} cannot be held: it is no block device")
 
 
 def cpus(config: ContainerConfig) -> int | None:

@@ -39,7 +39,7 @@ def effective(add: Iterable[str] = (), drop: Iterable[str] = (), *, privileged: 
 
     ``ALL`` in ``drop`` leaves only what is in ``add``; ``ALL`` in ``add`` gives all but what is in ``drop``; both:
     none. A privileged container has them all, whatever is dropped, as in Docker."""
-    added, dropped = _normalised(add), _normalised(drop)
+    added, dropped = normalised(add), normalised(drop)
     if privileged:
         return list(ALL)
     chosen: set[str]
@@ -52,14 +52,15 @@ def effective(add: Iterable[str] = (), drop: Iterable[str] = (), *, privileged: 
     return [name for name in ALL if name in chosen]
 
 
-def _normalised(names: Iterable[str]) -> set[str]:
+def normalised(names: Iterable[str]) -> set[str]:
+    """As the kernel names them, or ``ALL``. InvalidArgument in dockerd's words for one that does not exist."""
     result = set()
     for name in names:
         upper = name.strip().upper()
         if upper not in (_EVERYTHING, f"CAP_{_EVERYTHING}"):
             upper = upper if upper.startswith("CAP_") else f"CAP_{upper}"
             if upper not in ALL:
-                raise InvalidArgument(f'unknown capability "{name}"; see capabilities(7) for the names')
+                raise InvalidArgument(f'unknown capability: "{upper[:64]}"')
             result.add(upper)
         else:
             result.add(_EVERYTHING)

@@ -60,6 +60,25 @@ class Ulimit:
 
 
 @dataclass(frozen=True)
+class Device:
+    """A device of the sandbox, or all of a folder of devices, for a container. ``access``: some of ``rwm``."""
+
+    source: str
+    path: str
+    access: str = "rwm"
+
+
+@dataclass(frozen=True)
+class DiskLimits:
+    """For each of the container's disks: bytes and operations in a second, read and written; None: no limit."""
+
+    read_bytes: int | None = None
+    write_bytes: int | None = None
+    read_operations: int | None = None
+    write_operations: int | None = None
+
+
+@dataclass(frozen=True)
 class Resources:
     """Limits of one container; None: none of its own. ``cpus`` in processors (1.5)."""
 
@@ -72,7 +91,9 @@ class Resources:
     cpu_quota_us: int | None = None
     cpu_shares: int | None = None
     cpuset_cpus: str = ""
+    cpuset_mems: str = ""
     pids: int | None = None
+    disks: DiskLimits = DiskLimits()
 
 
 @dataclass(frozen=True)
@@ -91,14 +112,15 @@ class ProcessRequest:
     capabilities_drop: Sequence[str] = ()
     no_new_privileges: bool = False
     ulimits: Sequence[Ulimit] = ()
-    additional_gids: Sequence[int] = ()
+    groups: Sequence[str] = ()
+    """Further groups, by name or number."""
     oom_score_adj: int = 0
 
 
 @dataclass(frozen=True)
 class ContainerRequest:
     """A container. ``seccomp``: None is the default profile, an empty mapping none (``seccomp=unconfined``), else
-    that one."""
+    that one, in Docker's form."""
 
     process: ProcessRequest
     hostname: str = ""
@@ -106,11 +128,18 @@ class ContainerRequest:
     readonly_rootfs: bool = False
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     """Where → options, comma-separated (``size=64m,mode=1777``)."""
-    shm_size_bytes: int = DEFAULT_SHM_BYTES
+    shm_size_bytes: int | None = DEFAULT_SHM_BYTES
+    """None: no /dev/shm."""
+    namespaces: Sequence[str] = ("pid", "mount", "cgroup")
+    """Its own ones; the others are the sandbox's."""
+    devices: Sequence[Device] = ()
+    device_rules: Sequence[str] = ()
+    """``c 10:* rwm``"""
+    annotations: Mapping[str, str] = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
     masked_paths: Sequence[str] | None = None
-    """None: Docker's."""
+    """None: Docker's; for a privileged container none."""
     readonly_paths: Sequence[str] | None = None
     seccomp: Mapping[str, Any] | None = None
     init: bool = False
@@ -125,18 +154,23 @@ def container_spec(request: ContainerRequest, *, machine: str | None = None) -> 
     process = request.process
     machine = machine or os.uname().machine
     allowed = capabilities.effective(process.capabilities_add, process.capabilities_drop, privileged=process.privileged)
+    rules = [*_device_rules(process.privileged), *(_device_rule(rule) for rule in request.device_rules)]
     linux: dict[str, Any] = {
-        "namespaces": [{"type": kind} for kind in ("pid", "mount", "cgroup")],
-        "resources": {**resources(request.resources), "devices": _device_rules(process.privileged)},
-        "maskedPaths": [] if process.privileged else _or_default(request.masked_paths, MASKED_PATHS),
-        "readonlyPaths": [] if process.privileged else _or_default(request.readonly_paths, READONLY_PATHS),
+        "namespaces": [{"type": kind} for kind in request.namespaces],
+        "resources": {**resources(request.resources), "devices": rules},
+        "maskedPaths": _or_default(request.masked_paths, () if process.privileged else MASKED_PATHS),
+        "readonlyPaths": _or_default(request.readonly_paths, () if process.privileged else READONLY_PATHS),
     }
+    devices = [*([Device("/dev", "/dev")] if process.privileged else []), *request.devices]
+    if devices:
+        # No numbers: the sandbox's agent knows them (docs/agent-protocol.md, container.create).
+        linux["devices"] = [{"source": one.source, "path": one.path, "access": one.access} for one in devices]
     if request.sysctls:
         linux["sysctl"] = dict(request.sysctls)
     if request.seccomp is None and not process.privileged:
         linux["seccomp"] = seccomp_profile.default_profile(allowed, machine)
     elif request.seccomp:
-        linux["seccomp"] = dict(request.seccomp)
+        linux["seccomp"] = seccomp_profile.for_container(request.seccomp, allowed, machine)
     spec: dict[str, Any] = {
         "ociVersion": VERSION,
         "process": process_spec(process),
@@ -148,6 +182,8 @@ def container_spec(request: ContainerRequest, *, machine: str | None = None) -> 
         spec["hostname"] = request.hostname
     if request.domainname:
         spec["domainname"] = request.domainname
+    if request.annotations:
+        spec["annotations"] = dict(request.annotations)
     return spec
 
 
@@ -164,7 +200,7 @@ def process_spec(request: ProcessRequest) -> dict[str, Any]:
     allowed = capabilities.effective(request.capabilities_add, request.capabilities_drop, privileged=request.privileged)
     spec: dict[str, Any] = {
         "terminal": request.terminal,
-        "user": {"uid": 0, "gid": 0, "username": request.user, "additionalGids": list(request.additional_gids)},
+        "user": {"uid": 0, "gid": 0, "username": request.user, "additionalGroups": list(request.groups)},
         "args": list(request.args),
         "env": list(request.env),
         "cwd": cwd,
@@ -193,7 +229,7 @@ def resources(request: Resources) -> dict[str, Any]:
         reservation=request.memory_reservation_bytes,
         swap=request.memory_swap_bytes,
     )
-    cpu = _present(shares=request.cpu_shares, cpus=request.cpuset_cpus or None)
+    cpu = _present(shares=request.cpu_shares, cpus=request.cpuset_cpus or None, mems=request.cpuset_mems or None)
     quota, period = request.cpu_quota_us, request.cpu_period_us
     if request.cpus is not None:
         if quota is not None or period is not None:
@@ -208,7 +244,20 @@ def resources(request: Resources) -> dict[str, Any]:
         result["cpu"] = cpu
     if request.pids is not None:
         result["pids"] = {"limit": request.pids}
+    if block_io := _block_io(request.disks):
+        result["blockIO"] = block_io
     return result
+
+
+def _block_io(limits: DiskLimits) -> dict[str, Any]:
+    """Without device numbers: each of the container's own disks, which the agent knows."""
+    rates = _present(
+        throttleReadBpsDevice=limits.read_bytes,
+        throttleWriteBpsDevice=limits.write_bytes,
+        throttleReadIOPSDevice=limits.read_operations,
+        throttleWriteIOPSDevice=limits.write_operations,
+    )
+    return {name: [{"rate": rate}] for name, rate in rates.items()}
 
 
 def _mounts(request: ContainerRequest) -> list[dict[str, Any]]:
@@ -224,7 +273,7 @@ def _mounts(request: ContainerRequest) -> list[dict[str, Any]]:
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", system_mode, "nosuid", "noexec", "nodev"),
         _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
     ]
-    if "/dev/shm" not in request.tmpfs:
+    if "/dev/shm" not in request.tmpfs and request.shm_size_bytes is not None:
         size = f"size={request.shm_size_bytes}"
         mounts.append(_mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", size))
     for path, options in request.tmpfs.items():
@@ -264,6 +313,13 @@ def _device_rules(privileged: bool) -> list[dict[str, Any]]:
     for kind, major, minor in usable:
         rules.append(_present(allow=True, type=kind, major=major, minor=minor, access="rwm"))
     return rules
+
+
+def _device_rule(text: str) -> dict[str, Any]:
+    """``c 10:* rwm`` as the runtime spec has it."""
+    kind, numbers, access = text.split(" ")
+    major, minor = (None if number == "*" else int(number) for number in numbers.split(":"))
+    return _present(allow=True, type=kind, major=major, minor=minor, access=access)
 
 
 def _rlimit(limit: Ulimit) -> dict[str, Any]:

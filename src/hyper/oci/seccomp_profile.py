@@ -8,8 +8,12 @@ have is passed over by the agent. Neighbours: ``runtime_spec``, ``capabilities``
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
+
+import msgspec
+
+from hyper.errors import InvalidArgument
 
 _ENOSYS = 38
 _EPERM = 1
@@ -136,6 +140,117 @@ def default_profile(capabilities: Collection[str], machine: str) -> dict[str, An
         "architectures": list(_ARCHITECTURES.get(machine, ())),
         "syscalls": rules,
     }
+
+
+# -- a user's own, in Docker's form, which says for which capabilities, machines and kernels a rule is -----------------
+
+_GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_OLDEST_KERNEL = (5, 10)
+"""What guests run is at least this old: rules for older kernels' gaps do not concern them."""
+
+
+class _Filter(msgspec.Struct, frozen=True):
+    caps: list[str] = []
+    arches: list[str] = []
+    min_kernel: str = msgspec.field(default="", name="minKernel")
+
+
+class _Argument(msgspec.Struct, frozen=True, rename="camel"):
+    index: int
+    op: str
+    value: int = 0
+    value_two: int = 0
+
+
+class _Rule(msgspec.Struct, frozen=True, rename="camel"):
+    action: str
+    names: list[str] | None = None
+    name: str = ""
+    errno_ret: int | None = None
+    args: list[_Argument] | None = None
+    includes: _Filter | None = None
+    excludes: _Filter | None = None
+
+
+class _Architecture(msgspec.Struct, frozen=True, rename="camel"):
+    architecture: str
+    sub_architectures: list[str] | None = None
+
+
+class _Profile(msgspec.Struct, frozen=True, rename="camel"):
+    default_action: str
+    default_errno_ret: int | None = None
+    architectures: list[str] | None = None
+    arch_map: list[_Architecture] | None = None
+    flags: list[str] | None = None
+    syscalls: list[_Rule] | None = None
+    listener_path: str = ""
+    listener_metadata: str = ""
+
+
+def decode(text: str) -> dict[str, Any]:
+    """A profile as ``--security-opt seccomp=`` brings it. InvalidArgument for what is none."""
+    try:
+        profile = msgspec.json.decode(text, type=_Profile)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidArgument(f"Decoding seccomp profile failed: {error}") from error
+    if profile.architectures and profile.arch_map:
+        raise InvalidArgument(
+            "'architectures' and 'archMap' were specified in the seccomp profile, use either 'architectures' or "
+            "'archMap'"
+        )
+    if any(rule.name and rule.names for rule in profile.syscalls or ()):
+        raise InvalidArgument("'name' and 'names' were specified in the seccomp profile, use either 'name' or 'names'")
+    if profile.listener_path or profile.listener_metadata:
+        raise InvalidArgument("a seccomp profile's listenerPath cannot be used: nobody listens in the container's VM")
+    decoded: dict[str, Any] = msgspec.to_builtins(profile)
+    return decoded
+
+
+def for_container(decoded: Mapping[str, Any], capabilities: Collection[str], machine: str) -> dict[str, Any]:
+    """The OCI object of a decoded profile, for a container with these capabilities."""
+    profile = msgspec.convert(decoded, _Profile)
+    wanted = f"SCMP_ARCH_{machine.upper()}"
+    architectures = list(profile.architectures or ())
+    for item in profile.arch_map or ():
+        if item.architecture == wanted:
+            architectures = [item.architecture, *(item.sub_architectures or ())]
+    rules = []
+    for rule in profile.syscalls or ():
+        if not _concerns(rule, capabilities, machine):
+            continue
+        entry: dict[str, Any] = {"names": rule.names or [rule.name], "action": rule.action}
+        if rule.errno_ret is not None:
+            entry["errnoRet"] = rule.errno_ret
+        if rule.args:
+            entry["args"] = [msgspec.to_builtins(argument) for argument in rule.args]
+        rules.append(entry)
+    result: dict[str, Any] = {"defaultAction": profile.default_action, "architectures": architectures}
+    if profile.default_errno_ret is not None:
+        result["defaultErrnoRet"] = profile.default_errno_ret
+    if profile.flags:
+        result["flags"] = profile.flags
+    return {**result, "syscalls": rules}
+
+
+def _concerns(rule: _Rule, capabilities: Collection[str], machine: str) -> bool:
+    architecture = _GO_ARCHITECTURES.get(machine, machine)
+    included, excluded = rule.includes or _Filter(), rule.excludes or _Filter()
+    if (included.arches and architecture not in included.arches) or architecture in excluded.arches:
+        return False
+    if any(name not in capabilities for name in included.caps) or any(name in capabilities for name in excluded.caps):
+        return False
+    if included.min_kernel and not _is_old(included.min_kernel):
+        return False
+    return not (excluded.min_kernel and _is_old(excluded.min_kernel))
+
+
+def _is_old(version: str) -> bool:
+    """Every guest's kernel is at least this one."""
+    major, _, minor = version.partition(".")
+    if not (major.isdecimal() and minor.partition(".")[0].isdecimal()):
+        raise InvalidArgument(f"Decoding seccomp profile failed: {version[:32]!a} is no kernel version")
+    return (int(major), int(minor.partition(".")[0])) <= _OLDEST_KERNEL
 
 
 def _allow(names: list[str], *arguments: dict[str, Any]) -> dict[str, Any]:

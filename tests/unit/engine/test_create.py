@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from hyper.engine.create import container_from
+from hyper.engine.create import container_from, writable_bytes
 from hyper.engine.model import Container, ContainerConfig, RestartPolicy, Ulimit
 from hyper.errors import HyperError, InvalidArgument, Unsupported
 from hyper.images.store import Image
@@ -37,14 +37,14 @@ class FakeImage:
     id: str = "sha256:" + "1" * 64
 
 
-def made(image: dict[str, Any] | None = None, **changes: Any) -> Container:
+def made(image: dict[str, Any] | None = None, *, warnings: list[str] | None = None, **changes: Any) -> Container:
     defaults = image_config.ContainerConfig(**(image if image is not None else {"cmd": ["sh"]}))
 
     @dataclass(frozen=True)
     class Config:
         container_config: Any = defaults
 
-    container, _ = container_from(
+    container, told = container_from(
         ContainerConfig(image="i", **changes),
         cast(Image, FakeImage(Config())),
         container_id=ID,
@@ -52,6 +52,8 @@ def made(image: dict[str, Any] | None = None, **changes: Any) -> Container:
         log_path="/log",
         network_ids={"bridge": "b" * 64, "none": "n" * 64},
     )
+    if warnings is not None:
+        warnings.extend(told)
     return container
 
 
@@ -110,8 +112,9 @@ def test_the_network_is_the_default_one_or_none() -> None:
         ({"stop_signal": "bogus"}, InvalidArgument, "Invalid signal: bogus"),
         ({"security_opt": ("apparmor=mine",)}, Unsupported, "security module"),
         ({"security_opt": ("what=ever",)}, InvalidArgument, "invalid --security-opt"),
-        ({"security_opt": ('seccomp={"a":1}',)}, Unsupported, "seccomp"),
-        ({"group_add": ("staff",)}, Unsupported, "group ids only"),
+        ({"security_opt": ('seccomp={"a":1}',)}, InvalidArgument, "Decoding seccomp profile failed"),
+        ({"security_opt": ("no-new-privileges=maybe",)}, InvalidArgument, "invalid --security-opt 2"),
+        ({"security_opt": ("nonsense",)}, InvalidArgument, "invalid --security-opt 1"),
         ({"ulimits": (Ulimit(name="nosuch", soft=1, hard=1),)}, InvalidArgument, "nosuch"),
         ({"cap_add": ("NOSUCH",)}, InvalidArgument, "NOSUCH"),
         ({"init": True}, Unsupported, "--init"),
@@ -125,3 +128,51 @@ def test_what_cannot_be_done_is_said_at_once(changes: dict[str, Any], error: typ
 def test_a_record_survives_json() -> None:
     container = made(env=("A=b",), labels={"x": "y"}, memory_bytes=64 << 20)
     assert msgspec.json.decode(msgspec.json.encode(container), type=Container) == container
+
+
+@pytest.mark.parametrize(
+    ("changes", "member", "nothing", "words"),
+    [
+        ({"memory_swappiness": 0}, "memory_swappiness", None, "Memory swappiness discarded."),
+        ({"kernel_memory_bytes": 7 << 20}, "kernel_memory_bytes", 0, "kernel memory limit capabilities"),
+        ({"oom_kill_disable": True}, "oom_kill_disable", False, "OomKillDisable discarded."),
+        ({"blkio_weight": 500}, "blkio_weight", 0, "Block I/O weight or the cgroup is not mounted."),
+        ({"blkio_device_weights": ("/dev/sda",)}, "blkio_device_weights", (), "Weight-device discarded."),
+        ({"cpu_percent": 50}, "cpu_percent", 0, "linux does not support CPU percent. Percent discarded."),
+    ],
+)
+def test_what_the_guests_kernel_cannot_do_is_discarded_with_a_warning(
+    changes: dict[str, Any], member: str, nothing: object, words: str
+) -> None:
+    warnings: list[str] = []
+    container = made(warnings=warnings, **changes)
+    assert getattr(container.config, member) == nothing
+    [warning] = warnings
+    assert words in warning
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("1G", 1 << 30), ("64m", 64 << 20), ("1.5GiB", 3 << 29), ("33554432", 32 << 20), ("2 tb", 2 << 40)],
+)
+def test_a_writable_layer_has_the_size_that_was_asked_for(text: str, size_bytes: int) -> None:
+    assert writable_bytes(ContainerConfig(image="i", storage_opt={"Size": text}), 7) == size_bytes
+
+
+def test_a_writable_layer_without_a_size_has_the_default_one() -> None:
+    assert writable_bytes(ContainerConfig(image="i"), 7) == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"size": "1k"}, "16 MiB to 16 TiB"),
+        ({"size": "999999P"}, "16 MiB to 16 TiB"),
+        ({"size": "big"}, "invalid size: 'big'"),
+        ({"size": ""}, "invalid size"),
+        ({"inodes": "7"}, "Unknown option inodes"),
+    ],
+)
+def test_a_storage_option_that_cannot_be_is_refused(options: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        writable_bytes(ContainerConfig(image="i", storage_opt=options), 7)

@@ -12,6 +12,8 @@ from hyper.errors import InvalidArgument, Unsupported
 from hyper.oci import capabilities, seccomp_profile
 from hyper.oci.runtime_spec import (
     ContainerRequest,
+    Device,
+    DiskLimits,
     ProcessRequest,
     Resources,
     Ulimit,
@@ -65,7 +67,7 @@ def test_capabilities_are_added_and_dropped(add: list[str], drop: list[str], has
 
 
 def test_an_unknown_capability_is_named() -> None:
-    with pytest.raises(InvalidArgument, match='"FLY"'):
+    with pytest.raises(InvalidArgument, match='unknown capability: "CAP_FLY"'):
         capabilities.effective(["FLY"])
 
 
@@ -171,8 +173,8 @@ def test_what_cannot_be_run_is_refused(process: ProcessRequest) -> None:
 
 
 def test_the_user_is_looked_up_in_the_image() -> None:
-    user = spec(replace(PROCESS, user="www-data:adm", additional_gids=[5]))["process"]["user"]
-    assert user == {"uid": 0, "gid": 0, "username": "www-data:adm", "additionalGids": [5]}
+    user = spec(replace(PROCESS, user="www-data:adm", groups=["5", "audio"]))["process"]["user"]
+    assert user == {"uid": 0, "gid": 0, "username": "www-data:adm", "additionalGroups": ["5", "audio"]}
 
 
 def test_the_rest_is_where_the_runtime_spec_has_it() -> None:
@@ -187,3 +189,40 @@ def test_the_rest_is_where_the_runtime_spec_has_it() -> None:
 def test_init_says_that_it_is_not_there() -> None:
     with pytest.raises(Unsupported, match="--init"):
         spec(init=True)
+
+
+def test_what_is_shared_with_the_sandbox_has_no_namespace() -> None:
+    made = spec(namespaces=("mount",))
+    assert made["linux"]["namespaces"] == [{"type": "mount"}]
+
+
+def test_devices_have_a_source_in_the_sandbox_and_rules_come_behind_the_default_ones() -> None:
+    made = spec(devices=[Device("/dev/fuse", "/dev/mine", "rw")], device_rules=["c 10:* rm", "a *:* w"])
+    assert made["linux"]["devices"] == [{"source": "/dev/fuse", "path": "/dev/mine", "access": "rw"}]
+    assert made["linux"]["resources"]["devices"][-2:] == [
+        {"allow": True, "type": "c", "major": 10, "access": "rm"},
+        {"allow": True, "type": "a", "access": "w"},
+    ]
+
+
+def test_a_privileged_container_has_all_devices_and_nothing_is_masked_unless_asked_for() -> None:
+    made = spec(replace(PROCESS, privileged=True))
+    assert made["linux"]["devices"] == [{"source": "/dev", "path": "/dev", "access": "rwm"}]
+    assert made["linux"]["maskedPaths"] == made["linux"]["readonlyPaths"] == []
+    assert spec(replace(PROCESS, privileged=True), masked_paths=["/x"])["linux"]["maskedPaths"] == ["/x"]
+
+
+def test_without_ipc_there_is_no_shm() -> None:
+    assert not [entry for entry in spec(shm_size_bytes=None)["mounts"] if entry["destination"] == "/dev/shm"]
+
+
+def test_limits_of_disks_name_no_device() -> None:
+    limits = DiskLimits(read_bytes=1, write_bytes=2, read_operations=3, write_operations=4)
+    assert resources(Resources(disks=limits)) == {
+        "blockIO": {
+            "throttleReadBpsDevice": [{"rate": 1}],
+            "throttleWriteBpsDevice": [{"rate": 2}],
+            "throttleReadIOPSDevice": [{"rate": 3}],
+            "throttleWriteIOPSDevice": [{"rate": 4}],
+        }
+    }

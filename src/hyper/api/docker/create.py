@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from hyper.api.docker import create_refusals, create_words, limits, ports
+from hyper.api.docker import create_isolation, create_refusals, create_words, limits, ports
 from hyper.api.docker.create_body import CreateBody, HostConfig, Mount, Words
 from hyper.api.docker.versions import Version
 from hyper.engine.model import ContainerConfig, RestartPolicy, Ulimit
@@ -22,6 +22,7 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
     if not body.image:
         raise InvalidArgument("no image specified: the member Image is missing or empty")
     create_refusals.check(body)
+    create_isolation.check(body)
     host = body.host_config
     _check_config(body)
     limits.check(host)
@@ -48,7 +49,7 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
         stop_signal=body.stop_signal,
         stop_timeout_s=body.stop_timeout,
         exposed_ports=ports.exposed((*body.exposed_ports, *host.port_bindings)),
-        network_mode=host.network_mode or "default",
+        network_mode="none" if body.network_disabled else host.network_mode or "default",
         ports=ports.requests(host.port_bindings),
         publish_all_ports=host.publish_all_ports,
         mac_address=_mac_address(body),
@@ -64,7 +65,18 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
         cpu_period_us=host.cpu_period,
         cpu_quota_us=host.cpu_quota,
         cpuset_cpus=create_words.cpuset(host.cpuset_cpus),
+        cpuset_mems=host.cpuset_mems,
+        cpu_percent=host.cpu_percent,
         pids_limit=max(host.pids_limit, 0),
+        kernel_memory_bytes=host.kernel_memory,
+        memory_swappiness=None if host.memory_swappiness == -1 else host.memory_swappiness,
+        blkio_weight=host.blkio_weight,
+        blkio_device_weights=tuple(device.path for device in host.blkio_weight_device),
+        read_bytes_per_s=limits.device_limits(host.blkio_device_read_bps),
+        write_bytes_per_s=limits.device_limits(host.blkio_device_write_bps),
+        read_operations_per_s=limits.device_limits(host.blkio_device_read_iops),
+        write_operations_per_s=limits.device_limits(host.blkio_device_write_iops),
+        storage_opt=host.storage_opt,
         shm_size_bytes=host.shm_size or DEFAULT_SHM_BYTES,
         oom_score_adj=host.oom_score_adj,
         oom_kill_disable=host.oom_kill_disable,
@@ -74,10 +86,21 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
         cap_add=_words(host.cap_add) or (),
         cap_drop=_words(host.cap_drop) or (),
         security_opt=tuple(host.security_opt),
-        group_add=tuple(host.group_add),
+        group_add=create_words.groups(host.group_add),
         sysctls=create_words.sysctls(host.sysctls),
         ulimits=tuple(Ulimit(name=item.name, soft=item.soft, hard=item.hard) for item in host.ulimits),
         init=host.init,
+        devices=create_isolation.devices(host.devices),
+        device_cgroup_rules=tuple(host.device_cgroup_rules),
+        masked_paths=create_isolation.paths("MaskedPaths", host.masked_paths),
+        readonly_paths=create_isolation.paths("ReadonlyPaths", host.readonly_paths),
+        pid_mode=host.pid_mode,
+        ipc_mode=host.ipc_mode or "private",
+        uts_mode=host.uts_mode,
+        cgroupns_mode=host.cgroupns_mode or "private",
+        userns_mode=host.userns_mode,
+        shell=tuple(body.shell),
+        on_build=tuple(body.on_build),
         auto_remove=host.auto_remove,
         restart_policy=_restart_policy(host),
         log_driver=host.log_config.type or "json-file",

@@ -46,6 +46,30 @@ class Ulimit(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
     hard: Int64 = 0
 
 
+class DeviceMapping(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    path_on_host: str = ""
+    path_in_container: str = ""
+    cgroup_permissions: str = ""
+
+
+class DeviceRequest(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    driver: str = ""
+    count: Int64 = 0
+    device_ids: list[str] = msgspec.field(default_factory=list, name="DeviceIDs")
+    capabilities: list[list[str]] = []
+    options: dict[str, str] = {}
+
+
+class WeightDevice(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    path: str = ""
+    weight: Int64 = 0
+
+
+class ThrottleDevice(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    path: str = ""
+    rate: Int64 = 0
+
+
 class BindOptions(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
     propagation: str = ""
     non_recursive: bool = False
@@ -80,20 +104,20 @@ class Resources(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
     memory: Int64 = 0
     cgroup_parent: str = ""
     blkio_weight: Int64 = 0
-    blkio_weight_device: list[Any] = []
-    blkio_device_read_bps: list[Any] = []
-    blkio_device_write_bps: list[Any] = []
-    blkio_device_read_iops: list[Any] = msgspec.field(default_factory=list, name="BlkioDeviceReadIOps")
-    blkio_device_write_iops: list[Any] = msgspec.field(default_factory=list, name="BlkioDeviceWriteIOps")
+    blkio_weight_device: list[WeightDevice] = []
+    blkio_device_read_bps: list[ThrottleDevice] = []
+    blkio_device_write_bps: list[ThrottleDevice] = []
+    blkio_device_read_iops: list[ThrottleDevice] = msgspec.field(default_factory=list, name="BlkioDeviceReadIOps")
+    blkio_device_write_iops: list[ThrottleDevice] = msgspec.field(default_factory=list, name="BlkioDeviceWriteIOps")
     cpu_period: Int64 = 0
     cpu_quota: Int64 = 0
     cpu_realtime_period: Int64 = 0
     cpu_realtime_runtime: Int64 = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
-    devices: list[Any] = []
+    devices: list[DeviceMapping] = []
     device_cgroup_rules: list[str] = []
-    device_requests: list[Any] = []
+    device_requests: list[DeviceRequest] = []
     kernel_memory: Int64 = 0
     kernel_memory_tcp: Int64 = msgspec.field(default=0, name="KernelMemoryTCP")
     memory_reservation: Int64 = 0

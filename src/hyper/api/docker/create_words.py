@@ -82,9 +82,25 @@ def cpuset(text: str) -> str:
     return text
 
 
+def memory_nodes(text: str) -> str:
+    """``--cpuset-mems``."""
+    if text and not _CPUSET.fullmatch(text):
+        raise InvalidArgument(f"Invalid value {_shown(text)} for cpuset mems")
+    return text
+
+
 def last_cpu(cpuset: str) -> int:
     """The highest number in one."""
     return max(int(number) for number in cpuset.replace("-", ",").split(","))
+
+
+def groups(given: Iterable[str]) -> tuple[str, ...]:
+    """``--group-add``: names and numbers, looked up in the image when it starts."""
+    checked = tuple(given)
+    for group in checked:
+        if not group or ":" in group or any(ord(character) < 32 for character in group):
+            raise InvalidArgument(f"Unable to find group {_shown(group)}: no matching entries in group file")
+    return checked
 
 
 def sysctls(settings: dict[str, str]) -> dict[str, str]:

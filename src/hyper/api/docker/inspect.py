@@ -3,13 +3,21 @@ engine's snapshot."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hyper.api.docker import ports
-from hyper.api.docker.create_refusals import MASKED_PATHS, READONLY_PATHS
 from hyper.api.docker.times import rfc3339_nano
 from hyper.api.docker.versions import Version
-from hyper.engine.model import Container, ContainerConfig, ContainerState, NetworkAttachment, Status
+from hyper.engine.model import (
+    Container,
+    ContainerConfig,
+    ContainerState,
+    DeviceLimit,
+    NetworkAttachment,
+    Status,
+)
+from hyper.oci.runtime_spec import MASKED_PATHS, READONLY_PATHS
 
 STORAGE_DRIVER = "erofs"
 RUNTIME = "hyper"
@@ -85,11 +93,13 @@ def config_json(config: ContainerConfig, version: Version) -> dict[str, Any]:
         "Volumes": {},
         "WorkingDir": config.working_dir,
         "Entrypoint": list(config.entrypoint or ()),
-        "OnBuild": None,
+        "OnBuild": list(config.on_build) or None,
         "Labels": config.labels,
     }
     if config.exposed_ports:
         result["ExposedPorts"] = {port: {} for port in config.exposed_ports}
+    if config.shell:
+        result["Shell"] = list(config.shell)
     if config.stop_signal:
         result["StopSignal"] = config.stop_signal
     if config.stop_timeout_s is not None:
@@ -118,25 +128,25 @@ def host_config_json(config: ContainerConfig) -> dict[str, Any]:
         "Annotations": config.annotations,
         "CapAdd": list(config.cap_add),
         "CapDrop": list(config.cap_drop),
-        "CgroupnsMode": "private",
+        "CgroupnsMode": config.cgroupns_mode,
         "Dns": list(config.dns),
         "DnsOptions": list(config.dns_options),
         "DnsSearch": list(config.dns_search),
         "ExtraHosts": list(config.extra_hosts),
         "GroupAdd": list(config.group_add),
-        "IpcMode": "private",
+        "IpcMode": config.ipc_mode,
         "Cgroup": "",
         "Links": [],
         "OomScoreAdj": config.oom_score_adj,
-        "PidMode": "",
+        "PidMode": config.pid_mode,
         "Privileged": config.privileged,
         "PublishAllPorts": config.publish_all_ports,
         "ReadonlyRootfs": config.readonly_rootfs,
         "SecurityOpt": list(config.security_opt),
-        "StorageOpt": {},
+        "StorageOpt": config.storage_opt,
         "Tmpfs": config.tmpfs,
-        "UTSMode": "",
-        "UsernsMode": "",
+        "UTSMode": config.uts_mode,
+        "UsernsMode": config.userns_mode,
         "ShmSize": config.shm_size_bytes,
         "Sysctls": config.sysctls,
         "Runtime": RUNTIME,
@@ -145,20 +155,23 @@ def host_config_json(config: ContainerConfig) -> dict[str, Any]:
         "Memory": config.memory_bytes,
         "NanoCpus": config.nano_cpus,
         "CgroupParent": "",
-        "BlkioWeight": 0,
+        "BlkioWeight": config.blkio_weight,
         "BlkioWeightDevice": [],
-        "BlkioDeviceReadBps": [],
-        "BlkioDeviceWriteBps": [],
-        "BlkioDeviceReadIOps": [],
-        "BlkioDeviceWriteIOps": [],
+        "BlkioDeviceReadBps": _device_limits(config.read_bytes_per_s),
+        "BlkioDeviceWriteBps": _device_limits(config.write_bytes_per_s),
+        "BlkioDeviceReadIOps": _device_limits(config.read_operations_per_s),
+        "BlkioDeviceWriteIOps": _device_limits(config.write_operations_per_s),
         "CpuPeriod": config.cpu_period_us,
         "CpuQuota": config.cpu_quota_us,
         "CpuRealtimePeriod": 0,
         "CpuRealtimeRuntime": 0,
         "CpusetCpus": config.cpuset_cpus,
-        "CpusetMems": "",
-        "Devices": [],
-        "DeviceCgroupRules": [],
+        "CpusetMems": config.cpuset_mems,
+        "Devices": [
+            {"PathOnHost": item.source, "PathInContainer": item.path, "CgroupPermissions": item.permissions}
+            for item in config.devices
+        ],
+        "DeviceCgroupRules": list(config.device_cgroup_rules),
         "DeviceRequests": [],
         "KernelMemoryTCP": 0,
         "MemoryReservation": config.memory_reservation_bytes,
@@ -171,9 +184,17 @@ def host_config_json(config: ContainerConfig) -> dict[str, Any]:
         "CpuPercent": 0,
         "IOMaximumIOps": 0,
         "IOMaximumBandwidth": 0,
-        "MaskedPaths": [] if config.privileged else list(MASKED_PATHS),
-        "ReadonlyPaths": [] if config.privileged else list(READONLY_PATHS),
+        "MaskedPaths": _paths(config.masked_paths, () if config.privileged else MASKED_PATHS),
+        "ReadonlyPaths": _paths(config.readonly_paths, () if config.privileged else READONLY_PATHS),
     }
+
+
+def _paths(given: Sequence[str] | None, default: Sequence[str]) -> list[str]:
+    return list(default if given is None else given)
+
+
+def _device_limits(limits: Sequence[DeviceLimit]) -> list[dict[str, Any]]:
+    return [{"Path": limit.path, "Rate": limit.rate} for limit in limits]
 
 
 def network_settings_json(container: Container) -> dict[str, Any]:

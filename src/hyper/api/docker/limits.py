@@ -6,7 +6,7 @@ import os
 from typing import Literal, cast
 
 from hyper.api.docker import create_body, create_words
-from hyper.engine.model import RestartPolicy
+from hyper.engine.model import DeviceLimit, RestartPolicy
 from hyper.errors import InvalidArgument
 
 MINIMUM_MEMORY_BYTES = 6 * 1024 * 1024
@@ -18,6 +18,7 @@ def check(limits: create_body.Resources) -> None:
     """InvalidArgument for what is no limit, or contradicts another one of the same request."""
     _check_memory(limits)
     _check_processors(limits)
+    _check_block_io(limits)
 
 
 def _check_memory(limits: create_body.Resources) -> None:
@@ -33,6 +34,8 @@ def _check_memory(limits: create_body.Resources) -> None:
         raise InvalidArgument("Minimum memory limit can not be less than memory reservation limit, see usage")
     if limits.memory < 0 or limits.memory_reservation < 0:
         raise InvalidArgument("invalid memory limit: it must not be negative")
+    if limits.memory_swappiness is not None and not -1 <= limits.memory_swappiness <= 100:
+        raise InvalidArgument(f"Invalid value: {limits.memory_swappiness}, valid memory swappiness range is 0-100")
 
 
 def _check_processors(limits: create_body.Resources) -> None:
@@ -51,6 +54,29 @@ def _check_processors(limits: create_body.Resources) -> None:
     if (wanted := create_words.cpuset(limits.cpuset_cpus)) and create_words.last_cpu(wanted) >= cpus:
         available = f"0-{cpus - 1}" if cpus > 1 else "0"
         raise InvalidArgument(f"Requested CPUs are not available - requested {wanted}, available: {available}")
+    if (wanted := create_words.memory_nodes(limits.cpuset_mems)) and create_words.last_cpu(wanted) > 0:
+        raise InvalidArgument(f"Requested memory nodes are not available - requested {wanted}, available: 0")
+    if limits.cpu_realtime_period or limits.cpu_realtime_runtime:
+        raise InvalidArgument("Your kernel does not support CPU real-time scheduler")
+
+
+def _check_block_io(limits: create_body.Resources) -> None:
+    if limits.blkio_weight and not 10 <= limits.blkio_weight <= 1000:
+        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
+    if limits.io_maximum_bandwidth:
+        raise InvalidArgument("Invalid QoS settings: linux does not support configuration of maximum bandwidth")
+    if limits.io_maximum_iops:
+        raise InvalidArgument("Invalid QoS settings: linux does not support configuration of maximum IOPs")
+
+
+def device_limits(given: list[create_body.ThrottleDevice]) -> tuple[DeviceLimit, ...]:
+    """``--device-read-bps`` and its like."""
+    for device in given:
+        if not device.path.startswith("/") or "\0" in device.path:
+            raise InvalidArgument(f"bad format for device path: {device.path[:128]!a}")
+        if device.rate < 0:
+            raise InvalidArgument(f"invalid rate for device: {device.path[:128]}")
+    return tuple(DeviceLimit(path=device.path, rate=device.rate) for device in given)
 
 
 def restart_policy(asked: create_body.RestartPolicy) -> RestartPolicy:

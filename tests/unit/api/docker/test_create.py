@@ -10,7 +10,7 @@ import pytest
 from hyper.api.docker.create import container_config
 from hyper.api.docker.create_body import CreateBody
 from hyper.api.docker.go_json import decode
-from hyper.engine.model import ContainerConfig, PortRequest
+from hyper.engine.model import ContainerConfig, DeviceMapping, PortRequest
 from hyper.errors import InvalidArgument, Unsupported
 
 # What docker CLI 28.2.2 sends for `docker run --rm busybox true`.
@@ -97,6 +97,34 @@ def test_a_tmpfs_mount_is_a_tmpfs() -> None:
             {"HostConfig": {"RestartPolicy": {"Name": "always"}, "AutoRemove": True}},
             "can't create 'AutoRemove' container with restart policy",
         ),
+        ({"HostConfig": {"PidMode": "private"}}, "invalid PID mode: private"),
+        ({"HostConfig": {"PidMode": "container:"}}, "invalid PID mode: container:"),
+        ({"HostConfig": {"IpcMode": "mine"}}, "invalid IPC mode: mine"),
+        ({"HostConfig": {"UTSMode": "private"}}, "invalid UTS mode: private"),
+        ({"HostConfig": {"CgroupnsMode": "x"}}, "invalid cgroup namespace mode: x"),
+        ({"HostConfig": {"UsernsMode": "x"}}, "invalid user namespace mode: x"),
+        ({"Hostname": "h", "HostConfig": {"UTSMode": "host"}}, "conflicting options: hostname and the UTS mode"),
+        ({"HostConfig": {"Isolation": "hyperv"}}, "Invalid isolation: \"hyperv\" - linux only supports 'default'"),
+        ({"HostConfig": {"Runtime": "runc"}}, "unknown or invalid runtime name: runc"),
+        ({"HostConfig": {"CapAdd": ["MOON"]}}, 'invalid CapAdd: unknown capability: "CAP_MOON"'),
+        ({"HostConfig": {"CapDrop": ["cap_moon"]}}, 'invalid CapDrop: unknown capability: "CAP_MOON"'),
+        ({"HostConfig": {"DeviceCgroupRules": ["x 1:1 r"]}}, "invalid device cgroup rule format: 'x 1:1 r'"),
+        ({"HostConfig": {"Devices": [{"PathOnHost": "sda"}]}}, "invalid device: 'sda' must be an absolute path"),
+        ({"HostConfig": {"Devices": [{"PathOnHost": "/a", "CgroupPermissions": "x"}]}}, "invalid mode for device /a"),
+        (
+            {"HostConfig": {"DeviceRequests": [{"Driver": "nvidia", "Capabilities": [["gpu", "utility"], ["x"]]}]}},
+            'could not select device driver "nvidia" with capabilities: [[gpu utility] [x]]',
+        ),
+        ({"HostConfig": {"MaskedPaths": ["proc"]}}, "invalid MaskedPaths: 'proc' must be an absolute path"),
+        ({"HostConfig": {"MemorySwappiness": 101}}, "Invalid value: 101, valid memory swappiness range is 0-100"),
+        ({"HostConfig": {"BlkioWeight": 5}}, "Range of blkio weight is from 10 to 1000"),
+        (
+            {"HostConfig": {"CpusetMems": "0-1"}},
+            "Requested memory nodes are not available - requested 0-1, available: 0",
+        ),
+        ({"HostConfig": {"CpusetMems": "x"}}, "Invalid value x for cpuset mems"),
+        ({"HostConfig": {"GroupAdd": ["a:b"]}}, "Unable to find group a:b: no matching entries in group file"),
+        ({"HostConfig": {"Annotations": {"": "x"}}}, "the empty string is not permitted as an annotation key"),
         ({"HostConfig": {"PortBindings": {"0/tcp": []}}}, "invalid port specification"),
         ({"HostConfig": {"PortBindings": {"80/xyz": []}}}, "invalid proto: xyz"),
         ({"HostConfig": {"PortBindings": {"80": [{"HostPort": "70000"}]}}}, "invalid port specification"),
@@ -119,8 +147,8 @@ def test_what_is_wrong_is_said_in_dockers_words(body: dict[str, Any] | bytes, me
     ("body", "member"),
     [
         ({"HostConfig": {"Binds": ["/:/host"]}}, "HostConfig.Binds"),
-        ({"HostConfig": {"PidMode": "host"}}, "HostConfig.PidMode"),
-        ({"HostConfig": {"Devices": [{"PathOnHost": "/dev/sda"}]}}, "HostConfig.Devices"),
+        ({"HostConfig": {"CgroupParent": "/mine"}}, "HostConfig.CgroupParent"),
+        ({"HostConfig": {"KernelMemoryTCP": 7}}, "HostConfig.KernelMemoryTCP"),
         ({"Healthcheck": {"Test": ["CMD", "true"]}}, "Healthcheck"),
         ({"NetworkingConfig": {"EndpointsConfig": {"mine": {}}}}, "NetworkingConfig.EndpointsConfig.mine"),
         ({"NetworkingConfig": {"EndpointsConfig": {"bridge": {"Aliases": ["a"]}}}}, "EndpointsConfig.bridge.Aliases"),
@@ -135,3 +163,15 @@ def test_what_cannot_be_honoured_is_refused_by_name(body: dict[str, Any], member
 
 def test_a_health_check_of_none_asks_for_nothing() -> None:
     assert translate({"Healthcheck": {"Test": ["NONE"]}}) == translate({})
+
+
+def test_a_network_that_is_disabled_is_none() -> None:
+    assert translate({"NetworkDisabled": True}).network_mode == "none"
+
+
+def test_devices_are_where_they_are_in_the_sandbox_unless_it_says_otherwise() -> None:
+    given = [{"PathOnHost": "/dev/fuse"}, {"PathOnHost": "/dev/a", "PathInContainer": "/b", "CgroupPermissions": "r"}]
+    assert translate({"HostConfig": {"Devices": given}}).devices == (
+        DeviceMapping(source="/dev/fuse", path="/dev/fuse", permissions="rwm"),
+        DeviceMapping(source="/dev/a", path="/b", permissions="r"),
+    )

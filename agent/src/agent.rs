@@ -83,6 +83,8 @@ pub enum After {
     Synced(String),
     Dismantled(String),
     Unmounted(Ticket),
+    /// A transfer of files, and how it went.
+    Released(u64, Result<Value>),
     /// Cards, and whether the configuration is done with that.
     Parked(Vec<Device>, bool),
 }
@@ -248,7 +250,12 @@ impl Agent {
                 Event::Input(stream) if !touched.contains(&(stream, true)) => touched.push((stream, true)),
                 Event::Room(stream) if !touched.contains(&(stream, false)) => touched.push((stream, false)),
                 Event::Input(_) | Event::Room(_) => {}
-                Event::Connected { resumed } => self.log("debug", &format!("connected, resumed: {resumed}")),
+                Event::Connected { resumed } => {
+                    if !resumed {
+                        self.drop_transfers();
+                    }
+                    self.log("debug", &format!("connected, resumed: {resumed}"));
+                }
                 Event::Closed(reason) => self.log("warning", &reason),
             }
         }
@@ -307,6 +314,9 @@ impl Agent {
             return Err(Error::Unavailable("the sandbox is shutting down".into()));
         }
         if let Some(result) = self.sandbox_request(method, params, ticket) {
+            return result;
+        }
+        if let Some(result) = self.files_request(method, params, ticket) {
             return result;
         }
         match method {
@@ -390,6 +400,7 @@ impl Agent {
             After::Synced(id) => self.synced(&id, result),
             After::Dismantled(id) => self.dismantled(&id, result),
             After::Unmounted(ticket) => self.unmounted(ticket, result),
+            After::Released(serial, outcome) => self.transfer_released(serial, outcome),
             After::Parked(devices, last) => self.parked(devices, last, result),
         }
     }

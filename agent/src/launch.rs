@@ -215,7 +215,7 @@ fn wait_for_start(sync: &OwnedFd) -> bool {
 }
 
 /// The agent itself can never be the victim; what it starts can.
-fn set_oom_score(score: i32) {
+pub fn set_oom_score(score: i32) {
     let _ = fs::write("/proc/self/oom_score_adj", score.to_string());
 }
 

@@ -10,6 +10,7 @@ mod cgroup;
 mod containers;
 mod devices;
 mod error;
+mod files;
 mod frames;
 mod growth;
 mod jobs;

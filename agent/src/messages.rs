@@ -244,6 +244,47 @@ pub struct Forget {
     pub exec_id: String,
 }
 
+/// Whose files: a container's that runs here, or those on the disks of one that does not.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilePlace {
+    pub container: Option<String>,
+    pub rootfs: Option<Rootfs>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileStat {
+    pub at: FilePlace,
+    pub path: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileRequest {
+    pub at: FilePlace,
+    pub path: Option<String>,
+    pub stream: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileWrite {
+    pub at: FilePlace,
+    pub path: String,
+    pub stream: u32,
+    #[serde(default)]
+    pub no_overwrite_dir_non_dir: bool,
+    /// Docker's `-u` text.
+    pub owner: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileStream {
+    pub stream: u32,
+}
+
 /// RFC 4648 base64 with padding, as the host sends bytes in JSON.
 pub fn base64(text: &str) -> Result<Vec<u8>> {
     let bad = || Error::InvalidArgument("a base64 text is malformed".into());

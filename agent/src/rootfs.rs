@@ -153,15 +153,7 @@ pub fn make_place_for_files() -> Result<()> {
 
 /// Builds the root at `ROOT`. `points` are paths that must exist in it for mounts to come.
 pub fn assemble(rootfs: &Rootfs, files: &[InjectedFile], points: &[String]) -> Result<()> {
-    for (at, layer) in rootfs.layers.iter().enumerate() {
-        let folder = format!("{LAYERS}/{at}");
-        match fs::create_dir(&folder) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                Err(e).context(|| format!("cannot make {folder}"))?
-            }
-            _ => mount_disk(layer, &folder, libc::MS_RDONLY, "")?,
-        }
-    }
+    mount_layers(&rootfs.layers)?;
     write_files(files)?;
     if rootfs.writable.is_none() && rootfs.readonly && rootfs.layers.len() == 1 {
         let layer = format!("{LAYERS}/0");
@@ -184,6 +176,46 @@ pub fn assemble(rootfs: &Rootfs, files: &[InjectedFile], points: &[String]) -> R
     overlay(rootfs.layers.len())
 }
 
+/// Mounts the writable disk, and the layers as one read-only folder: the paths of its upper folder and of that.
+pub fn apart(rootfs: &Rootfs) -> Result<(String, String)> {
+    let Some(writable) = &rootfs.writable else {
+        return Err(Error::Unsupported("the container has no writable disk".into()));
+    };
+    mount_disk(writable, WRITABLE, 0, "noinit_itable")?;
+    mount_layers(&rootfs.layers)?;
+    let up = format!("{WRITABLE}/upper");
+    // A container that never started has none yet.
+    if !Path::new(&up).exists() {
+        overlay(rootfs.layers.len())?;
+        sys::umount(ROOT, 0).context(|| format!("cannot unmount {ROOT}"))?;
+    }
+    if rootfs.layers.len() == 1 {
+        return Ok((up, format!("{LAYERS}/0")));
+    }
+    std::env::set_current_dir(LAYERS).context(|| format!("cannot enter {LAYERS}"))?;
+    let data = format!("lowerdir={}", lower_folders(rootfs.layers.len()));
+    sys::mount("overlay", ROOT, "overlay", libc::MS_RDONLY, &data).context(|| "cannot stack the layers".into())?;
+    Ok((up, ROOT.into()))
+}
+
+fn mount_layers(layers: &[Disk]) -> Result<()> {
+    for (at, layer) in layers.iter().enumerate() {
+        let folder = format!("{LAYERS}/{at}");
+        match fs::create_dir(&folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(e).context(|| format!("cannot make {folder}"))?
+            }
+            _ => mount_disk(layer, &folder, libc::MS_RDONLY, "")?,
+        }
+    }
+    Ok(())
+}
+
+/// Short names, because the options must fit one page.
+fn lower_folders(layers: usize) -> String {
+    (0..layers).rev().map(|at| at.to_string()).collect::<Vec<_>>().join(":")
+}
+
 fn overlay(layers: usize) -> Result<()> {
     let (up, work) = (format!("{WRITABLE}/upper"), format!("{WRITABLE}/work"));
     if !Path::new(&up).exists() {
@@ -196,8 +228,7 @@ fn overlay(layers: usize) -> Result<()> {
         sys::chown(&up, image.uid(), image.gid()).context(|| format!("cannot set the owner of {up}"))?;
     }
     fs::create_dir_all(&work).context(|| format!("cannot make {work}"))?;
-    // Short names, because the options must fit one page.
-    let lower = (0..layers).rev().map(|at| at.to_string()).collect::<Vec<_>>().join(":");
+    let lower = lower_folders(layers);
     std::env::set_current_dir(LAYERS).context(|| format!("cannot enter {LAYERS}"))?;
     let data = format!("lowerdir={lower},upperdir={up},workdir={work}");
     sys::mount("overlay", ROOT, "overlay", 0, &data).map_err(|e| {

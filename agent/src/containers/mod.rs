@@ -74,6 +74,15 @@ impl Container {
         self.rootfs.layers.iter().chain(&self.rootfs.writable).copied().collect()
     }
 
+    pub fn rootfs(&self) -> &Rootfs {
+        &self.rootfs
+    }
+
+    /// Its file systems, while its processes live.
+    pub fn held(&self) -> Result<&Held> {
+        self.held.as_ref().ok_or_else(|| Error::Conflict("the container has no file systems now".into()))
+    }
+
     pub fn oom_killed(&self) -> bool {
         self.oom_kills > 0
     }
@@ -189,9 +198,15 @@ impl Agent {
 
     /// One step of taking a container away: kill, wait (the ends of its processes come back here), unmount.
     pub fn take_apart(&mut self, id: &str) {
+        // Who works on its files holds its disks.
+        let transfers = self.transfers_of(Some(id));
         let Some(container) = self.containers.get_mut(id) else { return };
-        let serials: Vec<u64> = container.execs.values().copied().chain([container.init]).collect();
+        let mut serials: Vec<u64> = container.execs.values().copied().chain([container.init]).collect();
         container.cgroup.kill();
+        for process in transfers.iter().filter_map(|serial| self.processes.get(serial)).filter(|p| p.is_unfinished()) {
+            let _ = sys::kill(process.pid, libc::SIGKILL);
+        }
+        serials.extend(transfers);
         let alive = |s: &u64| self.processes.get(s).is_some_and(|p| p.is_unfinished());
         if serials.iter().any(alive) {
             return;

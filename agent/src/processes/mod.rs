@@ -4,10 +4,12 @@
 mod starting;
 mod stdio;
 
+pub use crate::launch::FAILED;
 pub use starting::in_pid_namespace;
 
 use crate::agent::{Agent, Ticket, Timer};
 use crate::error::{Context, Error, Result};
+use crate::files::Transfer;
 use crate::messages::{Forget, ProcessSignal, Resize, Stdio};
 use crate::sys::{self, Pid};
 use serde_json::{json, Value};
@@ -24,6 +26,8 @@ const TURN_BYTES: usize = 256 * 1024;
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a process may take to get ready, and again to execute.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+/// A worker of `files` has done its work.
+pub const DONE: u8 = b'D';
 const DRAIN_POLL: Duration = Duration::from_millis(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +80,8 @@ pub struct Process {
     ticket: Option<Ticket>,
     failure: Option<Error>,
     streams: Vec<u32>,
+    /// It is a worker of `files`.
+    pub transfer: Option<Transfer>,
 }
 
 impl Process {
@@ -99,7 +105,16 @@ impl Process {
             ticket: None,
             failure: None,
             streams: Vec::new(),
+            transfer: None,
         }
+    }
+
+    pub fn container_id(&self) -> &str {
+        &self.container
+    }
+
+    pub fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
     }
 
     fn is_init(&self) -> bool {
@@ -217,7 +232,11 @@ impl Agent {
         if init {
             self.init_drained(&id);
         } else {
-            self.announce_exit(serial);
+            if self.processes.get(&serial).is_some_and(|process| process.transfer.is_some()) {
+                self.transfer_ended(serial);
+            } else {
+                self.announce_exit(serial);
+            }
             if self.containers.get(&id).is_some_and(|c| c.is_leaving()) {
                 self.take_apart(&id);
             }

@@ -1,7 +1,7 @@
 //! How a process begins, seen from the agent: its pipes, the clone into its namespaces and cgroup, what the child says until it
 //! executes. `launch` is the child's side, `containers` what an init process means to its container.
 
-use super::{End, Process, Status, Which, PIPE_BYTES, START_DEADLINE};
+use super::{End, Process, Status, Which, DONE, PIPE_BYTES, START_DEADLINE};
 use crate::agent::{Agent, Ticket, Timer, Token};
 use crate::error::{describe, Context, Error, Result};
 use crate::launch::{self, Ends, Program, FAILED, READY, START};
@@ -46,6 +46,24 @@ impl Agent {
         Ok(ends)
     }
 
+    /// The worker's end of the one pipe that moves its bytes: what comes, or what goes.
+    pub fn make_transfer_pipe(&mut self, serial: u64, writes: bool) -> Result<OwnedFd> {
+        let what = || "cannot make a pipe".to_string();
+        let (read, write) = sys::pipe().context(what)?;
+        sys::set_pipe_bytes(&read, PIPE_BYTES);
+        let (ours, theirs) = if writes { (write, read) } else { (read, write) };
+        sys::set_nonblocking(&ours).context(what)?;
+        let Some(process) = self.processes.get_mut(&serial) else { return Ok(theirs) };
+        let stream = process.stdio.io;
+        if writes {
+            self.epoll.add(&ours, 0, Token::Stdio(Which::Input, serial).pack()).context(what)?;
+            process.input = Some(End { fd: ours, stream, watched: false });
+        } else {
+            process.output = Some(End { fd: ours, stream, watched: false });
+        }
+        Ok(theirs)
+    }
+
     /// The process of this pid is the one: what it says is listened to.
     pub fn cloned(&mut self, serial: u64, pid: Pid, sync: OwnedFd) -> Result<()> {
         sys::set_nonblocking(&sync).context(|| "cannot prepare a socket".into())?;
@@ -55,7 +73,9 @@ impl Agent {
             process.sync = Some(sync);
         }
         self.by_pid.insert(pid, serial);
-        self.set_timer(START_DEADLINE, Timer::Starting(serial));
+        if self.processes.get(&serial).is_some_and(|process| process.transfer.is_none()) {
+            self.set_timer(START_DEADLINE, Timer::Starting(serial));
+        }
         self.pump_outputs(serial);
         Ok(())
     }
@@ -153,6 +173,11 @@ impl Agent {
                         let lost = || Error::Internal("the process could not say why it failed".into());
                         process.failure = Some(serde_json::from_slice(&text[1..n]).unwrap_or_else(|_| lost()));
                     }
+                    DONE => {
+                        if let Some(transfer) = &mut process.transfer {
+                            transfer.result = serde_json::from_slice(&text[1..n]).ok();
+                        }
+                    }
                     _ => {}
                 },
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -177,6 +202,10 @@ impl Agent {
         let Some(process) = self.processes.get_mut(&serial) else { return };
         if let Some(sync) = process.sync.take() {
             self.epoll.remove(&sync);
+        }
+        // How a worker ends is told when it has ended.
+        if process.transfer.is_some() {
+            return;
         }
         let died = || {
             Error::ResourceExhausted(

@@ -6,12 +6,14 @@ mod files;
 mod machine;
 mod processes;
 mod terminals;
+mod trees;
 
 pub use descriptors::*;
 pub use files::*;
 pub use machine::*;
 pub use processes::*;
 pub use terminals::*;
+pub use trees::*;
 
 use std::ffi::CString;
 use std::io;

@@ -245,9 +245,9 @@ class Agent:
 
     # -- requests and what comes back
 
-    async def _call(
-        self, method: str, result: type[T], params: Mapping[str, Any], *, timeout_s: float | None = None
-    ) -> T:
+    def request(self, method: str, result: type[T], params: Mapping[str, Any]) -> asyncio.Future[T]:
+        """Send a request whose answer may take any time. InvalidArgument when it is too large, Unavailable when the
+        link is lost."""
         number = self._next_id
         message = msgspec.json.encode(messages.Outgoing(number, method, dict(params)))
         if len(message) > MAX_MESSAGE_BYTES:
@@ -259,6 +259,12 @@ class Agent:
         self._next_id += 1
         future: asyncio.Future[T] = self._loop.create_future()
         self._pending[number] = (future, result)
+        return future
+
+    async def _call(
+        self, method: str, result: type[T], params: Mapping[str, Any], *, timeout_s: float | None = None
+    ) -> T:
+        future = self.request(method, result, params)
         timeout_s = self._call_timeout_s if timeout_s is None else timeout_s
         try:
             async with asyncio.timeout(timeout_s):

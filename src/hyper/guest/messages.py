@@ -63,6 +63,13 @@ class Stdio(Struct, frozen=True):
     stdin: bool
 
 
+class FilePlace(Struct, frozen=True, omit_defaults=True):
+    """Whose files: a container's that runs in the sandbox (its id), or those on the disks of one that does not run."""
+
+    container: str | None = None
+    rootfs: Rootfs | None = None
+
+
 class Route(Struct, frozen=True):
     to: str
     via: str | None = None
@@ -182,6 +189,16 @@ class Stats(Struct):
     oom_kills: Count
     io: list[IoStats]
     networks: dict[Name, dict[Name, Count]]
+
+
+class FileStat(Struct, frozen=True):
+    """A path in a container; ``mode`` is st_mode, ``link_target`` where a symbolic link leads in the end."""
+
+    name: Text
+    size: Count
+    mode: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+    mtime_ns: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    link_target: Text
 
 
 # -- events

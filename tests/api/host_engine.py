@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from hyper.engine.api import ImageView
+from hyper.engine.api import Files, ImageView
 from hyper.engine.attachment import HubAttachment
 from hyper.engine.create import container_from
 from hyper.engine.events import EventLog
@@ -46,7 +46,7 @@ from hyper.engine.registry import check_name
 from hyper.engine.signals import parse_signal
 from hyper.engine.update import updated
 from hyper.engine.volumes import VolumeUseCases
-from hyper.errors import AlreadyExists, Conflict, NotFound, NotModified, PermissionDenied
+from hyper.errors import AlreadyExists, Conflict, NotFound, NotModified, PermissionDenied, Unsupported
 from hyper.images.catalog import ImageUser
 from hyper.images.store import ImageStore
 from hyper.volumes.store import VolumeStore
@@ -615,6 +615,10 @@ class HostEngine:
         self.volumes = VolumeUseCases(volumes, self.containers.list, self.events)
         self.execs = HostExecs(self.containers)
         self.images = HostImages(images, self.containers, self.events)
+
+    @property
+    def files(self) -> Files:
+        raise Unsupported("processes of the host have no file systems of their own")
 
     def networks(self) -> Sequence[NetworkInfo]:
         return (

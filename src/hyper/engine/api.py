@@ -9,7 +9,7 @@ that takes one raises NotFound ("No such container: x") for an unknown one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from hyper.engine.model import (
@@ -22,6 +22,8 @@ from hyper.engine.model import (
     ExecConfig,
     LogEntry,
     NetworkInfo,
+    PathChange,
+    PathStat,
     VolumeInfo,
     WaitResult,
 )
@@ -172,6 +174,31 @@ class Volumes(Protocol):
         ...
 
 
+class Files(Protocol):
+    """Files of containers that run, are paused, or do not run."""
+
+    async def stat(self, reference: str, path: str) -> PathStat:
+        """NotFound "Could not find the file …" when there is none."""
+        ...
+
+    async def read(self, reference: str, path: str) -> tuple[PathStat, AsyncGenerator[bytes, None]]:
+        """A tar of what is at ``path``, its entries called by the path's last part."""
+        ...
+
+    async def write(
+        self, reference: str, path: str, stream: AsyncIterator[bytes], *, keep_kinds: bool, as_user: bool
+    ) -> None:
+        """Unpack a tar, possibly compressed, into the folder ``path``. ``keep_kinds``: no file replaces a folder nor
+        the other way round. ``as_user``: everything becomes the container's user's, if it has one."""
+        ...
+
+    async def changes(self, reference: str) -> Sequence[PathChange]: ...
+
+    async def export(self, reference: str) -> AsyncGenerator[bytes, None]:
+        """A tar of its root file system."""
+        ...
+
+
 class Events(Protocol):
     def subscribe(self, *, since_ns: int, until_ns: int, accept: Callable[[Event], bool]) -> AsyncIterator[Event]:
         """Kept events since then and new ones as they come; ends at ``until_ns`` (0: never)."""
@@ -187,6 +214,9 @@ class Engine(Protocol):
 
     @property
     def execs(self) -> Execs: ...
+
+    @property
+    def files(self) -> Files: ...
 
     @property
     def events(self) -> Events: ...

@@ -15,6 +15,7 @@ import msgspec
 
 from hyper.engine import logs as log_reading
 from hyper.engine.attachment import HubAttachment
+from hyper.engine.caretakers import Caretakers
 from hyper.engine.create import container_from, writable_bytes
 from hyper.engine.events import EventLog
 from hyper.engine.layout import Layout
@@ -53,6 +54,7 @@ class ContainerUseCases:
         network_ids: Mapping[str, str],
         default_memory_bytes: int,
         metrics: EngineMetrics,
+        caretakers: Caretakers,
     ) -> None:
         self._registry = registry
         self._layout = layout
@@ -70,7 +72,9 @@ class ContainerUseCases:
             tasks=tasks,
             remove_ended=self.remove_ended,
             metrics=metrics,
+            free_disks=caretakers.release,
         )
+        self._caretakers = caretakers
         self._network_ids = network_ids
         self._updates = LimitUpdates(registry, events, default_memory_bytes)
 
@@ -225,6 +229,7 @@ class ContainerUseCases:
     async def _discard_after(self, managed: Managed) -> None:
         if managed.teardown is not None:
             await asyncio.shield(managed.teardown)
+        await self._caretakers.release(managed.id)
         await self._discard_files(managed.id)
 
     async def _discard_files(self, container_id: str) -> None:

@@ -8,9 +8,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyper.engine.caretakers import Caretakers
 from hyper.engine.containers import ContainerUseCases
 from hyper.engine.events import EventLog
 from hyper.engine.execs import ExecUseCases
+from hyper.engine.files import FileUseCases
 from hyper.engine.images import ImageUseCases
 from hyper.engine.layout import Layout
 from hyper.engine.metrics import EngineMetrics
@@ -75,13 +77,17 @@ class LiveEngine:
         self.events = EventLog()
         self.volumes = VolumeUseCases(volumes, lambda: (item.snapshot for item in self._registry), self.events)
         self.execs = ExecUseCases(self._registry, self.events, self._tasks)
+        starter = Starter(layout, images, disks, sandboxes, network, network_error)
+        self._caretakers = Caretakers(starter, self._tasks)
+        self.files = FileUseCases(self._registry, self._caretakers, self.events)
         self.containers = ContainerUseCases(
             registry=self._registry,
             layout=layout,
             images=images,
             disks=disks,
             disk_bytes=settings.rootfs_bytes,
-            starter=Starter(layout, images, disks, sandboxes, network, network_error),
+            starter=starter,
+            caretakers=self._caretakers,
             network=network,
             events=self.events,
             tasks=self._tasks,
@@ -112,6 +118,7 @@ class LiveEngine:
     async def close(self, *, stop_containers: bool) -> None:
         """Stop the containers (all at once, each with its own timeout), or let go of them while they run on."""
         await self._tasks.cancel("request")  # their clients are gone; a start under way leaves nothing
+        await self._caretakers.close()
         if stop_containers:
             live = [managed for managed in self._registry if managed.state.live]
             results = await asyncio.gather(

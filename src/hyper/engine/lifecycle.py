@@ -47,8 +47,11 @@ class LifeCycle:
         tasks: TaskSet,
         remove_ended: Callable[[Managed], Awaitable[None]],
         metrics: EngineMetrics,
+        free_disks: Callable[[str], Awaitable[None]],
     ) -> None:
-        """``remove_ended``: removes a container that has no process, if it still has none."""
+        """``remove_ended``: removes a container that has no process, if it still has none. ``free_disks``: takes a
+        container's disks from whoever looks at them."""
+        self._free_disks = free_disks
         self._registry = registry
         self._starter = starter
         self._network = network
@@ -74,6 +77,7 @@ class LifeCycle:
             raise Conflict(f"container {managed.id} is marked for removal and cannot be started")
         if managed.teardown is not None:
             await asyncio.shield(managed.teardown)
+        await self._free_disks(managed.id)
         timeline = Timeline()
         try:
             container = await self._starter.start(

@@ -310,6 +310,23 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
     data: bytes
 
 
+class PathStat(msgspec.Struct, frozen=True, kw_only=True):
+    """A path in a container. ``mode`` is st_mode; ``link_target``: where a symbolic link leads in the end."""
+
+    name: str
+    size: int
+    mode: int
+    mtime_ns: int
+    link_target: str
+
+
+class PathChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``docker diff``."""
+
+    path: str
+    kind: Literal["changed", "added", "deleted"]
+
+
 class WaitResult(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int
     error: str = ""

@@ -57,6 +57,9 @@ class Started:
     rung: str
 
 
+_CARETAKER_MEMORY_BYTES = 64 << 20
+
+
 class Timeline:
     """Milliseconds of each phase, in the order they were reached."""
 
@@ -206,6 +209,23 @@ class Starter:
         )
         undo.push_async_callback(sandbox.destroy, graceful=False)
         return sandbox
+
+    async def attend(self, container: Container) -> tuple[Sandbox, Rootfs]:
+        """A sandbox with the container's disks that nothing runs in, and where the agent finds them; for
+        ``caretakers.py``, who ends it."""
+        sandbox = await self._sandboxes.acquire(
+            SandboxRequest(
+                owner=container.owner,
+                memory_bytes=_CARETAKER_MEMORY_BYTES,
+                cpus=None,
+                configure=SandboxConfig(hostname="caretaker"),
+            )
+        )
+        try:
+            return sandbox, await self._rootfs(container, sandbox)
+        except BaseException:
+            await asyncio.shield(sandbox.destroy(graceful=False))
+            raise
 
     async def _rootfs(self, container: Container, sandbox: Sandbox) -> Rootfs:
         writable = self._disks.path(container.id)

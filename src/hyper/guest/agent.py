@@ -238,6 +238,12 @@ class Agent:
         waiters."""
         return await asyncio.shield(self._connected.lost)
 
+    @property
+    def lost(self) -> str | None:
+        """Why the link is lost for good; None while it is not."""
+        lost = self._connected.lost
+        return lost.result() if lost.done() and not lost.cancelled() else None
+
     async def release(self) -> None:
         """Let go without ending anything in the guest."""
         if self._link is not None:

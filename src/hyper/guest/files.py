@@ -1,7 +1,7 @@
 """Files of one container through its sandbox's agent (docs/agent-protocol.md §5.5): archives as streams of bytes.
 
 What comes out is the guest's word: archives are passed on and lists are bounded, nothing of either is acted upon here.
-A transfer that is given up on ends in the guest, too. Neighbours: ``agent`` (requests), ``streams``; the engine uses it.
+A transfer that is given up on ends in the guest, too. Neighbours: ``agent`` (requests), ``streams``.
 """
 
 from __future__ import annotations

@@ -7,17 +7,21 @@ Neighbours: ``store.py`` (load, import), ``archives.py`` (runs in the worker).
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from hyper.errors import Unavailable
-from hyper.images.limits import Budget
+from hyper.images.compression import decompressed, is_compressed
+from hyper.images.limits import Budget, ImageLimits
 from hyper.system import blocking
 
 T = TypeVar("T")
 _BUFFER_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 20
+_MAGIC_BYTES = 6
 
 
 class _Intake:
@@ -112,6 +116,43 @@ async def consume(stream: AsyncIterator[bytes], work: Callable[[Iterator[bytes]]
     if not pumping.cancelled() and (failure := pumping.exception()) is not None:
         raise failure
     return worker.result()
+
+
+async def decompressed_stream(stream: AsyncIterator[bytes], what: str) -> AsyncGenerator[bytes, None]:
+    """The same bytes, uncompressed if they are gzip, zstd, xz or bzip2. DataLoss for what is damaged, ResourceExhausted
+    for a bomb."""
+    head = b""
+    while len(head) < _MAGIC_BYTES and (piece := await anext(stream, None)) is not None:
+        head += piece
+    if not is_compressed(head):
+        if head:
+            yield head
+        async for piece in stream:
+            yield piece
+        return
+    loop = asyncio.get_running_loop()
+    asked: list[concurrent.futures.Future[bytes | None]] = []
+
+    async def following() -> bytes | None:
+        return await anext(stream, None)
+
+    def pieces() -> Iterator[bytes]:
+        yield head
+        while True:
+            asked[:] = [asyncio.run_coroutine_threadsafe(following(), loop)]
+            piece = asked[0].result()
+            if piece is None:
+                return
+            if piece:
+                yield piece
+
+    plain = decompressed(pieces(), Budget(ImageLimits(), Path("/")), what)
+    try:
+        while chunk := await blocking.run(next, plain, b""):
+            yield chunk
+    finally:
+        for future in asked:
+            future.cancel()  # a thread that waits for it ends
 
 
 async def stoppable(work: Callable[[], T], budget: Budget) -> T:

@@ -46,6 +46,11 @@ class Guest:
         self.containers: dict[str, dict[str, Any]] = {}
         self.ignored_signals: set[int] = set()
         self.forgotten: list[str] = []
+        self.files: dict[str, bytes] = {"/file": b"content"}
+        self.changes = b"C/etc\0A/etc/x\0D/y\0"
+        self.stalled = False
+        """Nothing that is read ever ends."""
+        self.closed_streams: list[int] = []
         self.memory_stat = {"anon": 0, "active_file": 0, "inactive_file": 0, "slab_reclaimable": 0}
         """What the container's processes use."""
 
@@ -156,6 +161,32 @@ class Guest:
         self.forgotten.append(params["exec_id"])
         container = self.containers[params["id"]]
         container["processes"] = [one for one in container["processes"] if one["process"] != params["exec_id"]]
+        return {}
+
+    def _files_stat(self, params: dict[str, Any]) -> Any:
+        if params["path"] not in self.files:
+            raise NotFound(f"lstat {params['path']}: no such file or directory")
+        size = len(self.files[params["path"]])
+        return {
+            "name": params["path"].rpartition("/")[2],
+            "size": size,
+            "mode": 0o100644,
+            "mtime_ns": 1,
+            "link_target": "",
+        }
+
+    def _files_read(self, params: dict[str, Any]) -> Any:
+        return self._files_out(params, self.files[params["path"]])
+
+    def _files_changes(self, params: dict[str, Any]) -> Any:
+        return self._files_out(params, self.changes)
+
+    def _files_out(self, params: dict[str, Any], content: bytes) -> Any:
+        self.model.output(params["stream"], content, end=not self.stalled)
+        return None if self.stalled else {}
+
+    def _files_close(self, params: dict[str, Any]) -> Any:
+        self.closed_streams.append(params["stream"])
         return {}
 
     def _sandbox_state(self, _params: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hyper.api.docker.router import Route
 from hyper.api.docker.routes import (
+    container_files,
     container_streams,
     containers,
     events,
@@ -22,6 +23,7 @@ def all_routes() -> tuple[Route, ...]:
         *events.routes(),
         *containers.routes(),
         *container_streams.routes(),
+        *container_files.routes(),
         *execs.routes(),
         *images.routes(),
         *networks.routes(),

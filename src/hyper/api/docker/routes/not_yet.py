@@ -13,13 +13,8 @@ _PLUGINS = "engine plugins"
 
 _MISSING: tuple[tuple[str, str, str], ...] = (
     ("GET", "/containers/{id}/top", "the process list of a container (docker top)"),
-    ("GET", "/containers/{id}/changes", "changes of a container's filesystem (docker diff)"),
-    ("GET", "/containers/{id}/export", "export of a container's filesystem (docker export)"),
     ("GET", "/containers/{id}/stats", "statistics (docker stats)"),
     ("GET", "/containers/{id}/attach/ws", "attaching through a WebSocket: use POST /containers/{id}/attach"),
-    ("HEAD", "/containers/{id}/archive", "copying files (docker cp)"),
-    ("GET", "/containers/{id}/archive", "copying files (docker cp)"),
-    ("PUT", "/containers/{id}/archive", "copying files (docker cp)"),
     ("POST", "/containers/prune", "removing all stopped containers at once (docker container prune)"),
     ("POST", "/build", "building images (docker build)"),
     ("POST", "/build/prune", "the build cache"),

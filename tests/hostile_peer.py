@@ -30,6 +30,8 @@ from hyper.hypervisors.base import KernelImage
 from hyper.hypervisors.fake import FakeHost, FakeHypervisor
 from hyper.hypervisors.qemu.settings import QemuSettings
 from hyper.images import builtin
+from hyper.images.registry.client import RegistryClient
+from hyper.images.registry.settings import RegistrySettings
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
 from hyper.metrics import Metrics
@@ -250,7 +252,18 @@ class World:
         source = SandboxSource(settings, connect=connect, hypervisor=driver)
         stack.push_async_callback(source.close)
         engine = EngineSettings(id="test", data_root=self.folder, exec_root=self.folder, rootfs_bytes=16 << 20)
-        self.engine = LiveEngine(engine, database, images, disks, volumes, source, None, "none in this test", Metrics())
+        self.engine = LiveEngine(
+            engine,
+            database,
+            images,
+            disks,
+            volumes,
+            source,
+            None,
+            "none in this test",
+            Metrics(),
+            RegistryClient(RegistrySettings()),
+        )
         await self.engine.open()
         stack.push_async_callback(self.engine.close, stop_containers=False)
         server = HttpServer(DockerApi(self.engine))

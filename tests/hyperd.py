@@ -262,14 +262,16 @@ def _end(daemon: Hyperd) -> None:
 
 
 @contextlib.contextmanager
-def running_host_engine() -> Iterator[Door]:
+def running_host_engine(*flags: str, namespace: NetworkNamespace | None = None) -> Iterator[Door]:
+    """``flags``: hyperd's about registries; ``namespace``: where it runs instead of here."""
     folder = Path(tempfile.mkdtemp(prefix="host-engine-"))
     (folder / "docker-config").mkdir()
     door = Door("host", folder / "s", folder / "docker-config")
     log = folder / "log"
+    inside = ["nsenter", f"--net=/run/netns/{namespace.name}"] if namespace is not None else []
     with log.open("ab") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.api.serve_host_engine", str(door.socket), str(folder)],
+            [*inside, sys.executable, "-m", "tests.api.serve_host_engine", str(door.socket), str(folder), *flags],
             cwd=ROOT,
             stdout=sink,
             stderr=sink,

@@ -136,6 +136,23 @@ def _count(value: object) -> int:
     return int(text)
 
 
+def _at_least_one(value: object) -> int:
+    number = _count(value)
+    if not number:
+        raise ValueError("must be a whole number from 1 to 4096")
+    return number
+
+
+def _registry(value: object) -> str:
+    """A host with or without a port, or a subnet."""
+    text = _text(value)
+    if "://" in text:
+        raise ValueError("must be host, host:port or a subnet, without http:// or https://")
+    if not text.isascii() or any(character.isspace() for character in text) or text.endswith("/"):
+        raise ValueError("must be host, host:port or a subnet such as 10.0.0.0/8")
+    return text
+
+
 def _mtu(value: object) -> int:
     if (
         isinstance(value, bool)
@@ -239,8 +256,26 @@ class Settings:
         key="registry-mirrors", flags=("--registry-mirror",), metavar="URL", many=True,
     )  # fmt: skip
     insecure_registries: tuple[str, ...] = _setting(
-        (), _text, "registry (host:port or subnet) to speak plain HTTP or unverified TLS with; may be repeated",
+        (), _registry, "registry (host:port or subnet) to speak plain HTTP or unverified TLS with; may be repeated",
         key="insecure-registries", flags=("--insecure-registry",), metavar="REGISTRY", many=True,
+    )  # fmt: skip
+    max_concurrent_downloads: int = _setting(
+        3, _at_least_one, "layers to pull at the same time",
+        key="max-concurrent-downloads", flags=("--max-concurrent-downloads",), metavar="NUMBER",
+    )  # fmt: skip
+    max_concurrent_uploads: int = _setting(
+        5, _at_least_one, "layers to push at the same time",
+        key="max-concurrent-uploads", flags=("--max-concurrent-uploads",), metavar="NUMBER",
+    )  # fmt: skip
+    max_download_attempts: int = _setting(
+        5, _at_least_one, "how often a request to a registry is tried while it brings nothing",
+        key="max-download-attempts", flags=("--max-download-attempts",), metavar="NUMBER",
+    )  # fmt: skip
+    registry_certs: tuple[Path, ...] = _setting(
+        (Path("/etc/hyper/certs.d"), Path("/etc/docker/certs.d")), _path,
+        "folder of certificates, in it one HOST:PORT for each registry with *.crt, *.cert and *.key; may be repeated",
+        key="hyper.registry-certs", flags=("--registry-certs",), env="HYPER_REGISTRY_CERTS",
+        metavar="FOLDER", many=True,
     )  # fmt: skip
     bip: str = _setting(
         "172.29.0.1/16", _text, "address of the containers' bridge, with the subnet's prefix length",

@@ -14,7 +14,8 @@ HyperError
 ├── PermissionDenied     not allowed
 ├── Unauthenticated      credentials are missing or wrong
 ├── ResourceExhausted    disk, memory, addresses or a limit ran out
-├── Unavailable          a part we depend on (VMM, agent, registry) does not answer
+├── Unavailable          a part we depend on (VMM, agent) does not answer
+│   └── RemoteFailure    a server elsewhere (a registry) cannot be reached, refuses, or answers wrongly
 ├── Unsupported          not there (yet), or cannot work in a VM; the message says which
 ├── DeadlineExceeded     it took longer than allowed
 ├── DataLoss             stored data is damaged (checksum, truncated file)
@@ -69,7 +70,11 @@ class ResourceExhausted(HyperError):
 
 
 class Unavailable(HyperError):
-    """A part we depend on (VMM, agent, registry) does not answer."""
+    """A part we depend on (VMM, agent) does not answer."""
+
+
+class RemoteFailure(Unavailable):
+    """A server elsewhere (a registry) cannot be reached, refuses, or answers wrongly."""
 
 
 class Unsupported(HyperError):
@@ -101,6 +106,7 @@ KINDS: dict[str, type[HyperError]] = {
         Unauthenticated,
         ResourceExhausted,
         Unavailable,
+        RemoteFailure,
         Unsupported,
         DeadlineExceeded,
         DataLoss,

@@ -42,12 +42,14 @@ from hyper.engine.model import (
 )
 from hyper.engine.names import generate
 from hyper.engine.output import OutputHub
+from hyper.engine.registries import RegistryUseCases
 from hyper.engine.registry import check_name
 from hyper.engine.signals import parse_signal
 from hyper.engine.update import updated
 from hyper.engine.volumes import VolumeUseCases
 from hyper.errors import AlreadyExists, Conflict, NotFound, NotModified, PermissionDenied, Unsupported
 from hyper.images.catalog import ImageUser
+from hyper.images.registry.client import RegistryClient
 from hyper.images.store import ImageStore
 from hyper.volumes.store import VolumeStore
 
@@ -609,12 +611,13 @@ class HostImages:
 class HostEngine:
     """Implements ``hyper.engine.api.Engine``. ``close`` ends every process."""
 
-    def __init__(self, images: ImageStore, volumes: VolumeStore) -> None:
+    def __init__(self, images: ImageStore, volumes: VolumeStore, registry_client: RegistryClient) -> None:
         self.events = EventLog()
         self.containers = HostContainers(images, self.events)
         self.volumes = VolumeUseCases(volumes, self.containers.list, self.events)
         self.execs = HostExecs(self.containers)
         self.images = HostImages(images, self.containers, self.events)
+        self.registries = RegistryUseCases(images, registry_client, self.events)
 
     @property
     def files(self) -> Files:

@@ -38,7 +38,11 @@ def test_the_kernel_sees_what_the_tar_says(root_tar: Path, tmp_path: Path) -> No
     image = tmp_path / "image.erofs"
     descriptor = os.open(image, os.O_RDWR | os.O_CREAT, 0o600)
     build_disk(
-        [Layer(root_tar, "", False)], descriptor, tmp_path, Budget(ImageLimits(), tmp_path), lambda number, count: None
+        [Layer(root_tar, "", False)],
+        descriptor,
+        tmp_path,
+        Budget(ImageLimits(), tmp_path),
+        lambda number, expanded, read: None,
     )
     os.close(descriptor)
     mount_point = tmp_path / "mnt"

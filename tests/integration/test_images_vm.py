@@ -28,7 +28,11 @@ async def test_a_guests_kernel_sees_what_the_tar_says(tmp_path: Path) -> None:
     image = tmp_path / "image.erofs"
     descriptor = os.open(image, os.O_RDWR | os.O_CREAT, 0o600)
     build_disk(
-        [Layer(tar, "", False)], descriptor, tmp_path, Budget(ImageLimits(), tmp_path), lambda number, count: None
+        [Layer(tar, "", False)],
+        descriptor,
+        tmp_path,
+        Budget(ImageLimits(), tmp_path),
+        lambda number, expanded, read: None,
     )
     os.close(descriptor)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from hyper.errors import FailedPrecondition, HyperError, InvalidArgument
 
 if TYPE_CHECKING:
     from hyper.engine.engine import LiveEngine
+    from hyper.images.registry.settings import RegistrySettings
     from hyper.images.store import ImageStore
     from hyper.networks.bridge import BridgeNetwork
     from hyper.sandboxes.source import Card
@@ -56,6 +58,7 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
     from hyper.engine.rehearsal import Rehearsal
     from hyper.guest.kernel import KernelSettings
     from hyper.hypervisors.qemu.settings import AcceleratorChoice, QemuSettings
+    from hyper.images.registry.client import RegistryClient
     from hyper.images.store import ImageStore
     from hyper.images.writable import WritableDisks
     from hyper.metrics import Metrics
@@ -114,6 +117,8 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
             agent, settings.data_root / "boot", disks, settings.rootfs_size_bytes, settings.default_memory_bytes
         )
         opened.push_async_callback(sandboxes.close)
+        registry_client = RegistryClient(registry_settings(settings))
+        opened.push_async_callback(registry_client.close)
         engine = LiveEngine(
             EngineSettings(
                 id=root.root_id,
@@ -130,6 +135,7 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
             network,
             network_error,
             metrics,
+            registry_client,
         )
         await engine.open()
         opened.push_async_callback(_close_engine, engine, settings.live_restore)
@@ -142,6 +148,21 @@ async def serve(settings: config.Settings, stop: lifecycle.Stop) -> None:
             await server.listen(listener)
         _log.info("hyperd is ready", extra={"version": __version__, "hosts": " ".join(listeners.addresses)})
         await stop.wait()
+
+
+def registry_settings(settings: config.Settings) -> RegistrySettings:
+    """What of the settings the registry client needs; proxies come from the daemon's environment."""
+    from hyper.images.registry.settings import RegistrySettings
+
+    return RegistrySettings(
+        mirrors=settings.registry_mirrors,
+        insecure=settings.insecure_registries,
+        certificates=settings.registry_certs,
+        environment=dict(os.environ),
+        downloads=settings.max_concurrent_downloads,
+        uploads=settings.max_concurrent_uploads,
+        attempts=settings.max_download_attempts,
+    )
 
 
 def _make_exec_root(path: Path) -> None:

@@ -24,10 +24,14 @@ from hyper.engine.model import (
     NetworkInfo,
     PathChange,
     PathStat,
+    RegistryInfo,
     VolumeInfo,
     WaitResult,
 )
+from hyper.oci.descriptor import Descriptor, Platform
+from hyper.oci.distribution import Credentials
 from hyper.oci.image_config import ImageConfig
+from hyper.oci.reference import Reference
 
 OutputChunk = tuple[Literal["stdout", "stderr"], bytes]
 
@@ -227,6 +231,9 @@ class Engine(Protocol):
     @property
     def volumes(self) -> Volumes: ...
 
+    @property
+    def registries(self) -> Registries: ...
+
     def networks(self) -> Sequence[NetworkInfo]:
         """The networks that containers can have: "bridge" (unless it could not be set up) and "none"."""
         ...
@@ -338,3 +345,106 @@ class Images(Protocol):
     def remove(self, name_or_id: str, *, force: bool) -> Sequence[RemovalView]: ...
 
     def history(self, name_or_id: str) -> Sequence[HistoryView]: ...
+
+
+class TransferProgress(Protocol):
+    """One line of a pull or push (``hyper.images.progress.Progress``): a bar when it has a total."""
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def current(self) -> int: ...
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def layer(self) -> bool: ...
+
+    @property
+    def pushed(self) -> PushedView | None: ...
+
+
+class PushedView(Protocol):
+    """What a push ended with (``hyper.images.progress.Pushed``)."""
+
+    @property
+    def tag(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+class DistributionView(Protocol):
+    """What a registry has under a name (``hyper.images.pull.DistributionInfo``)."""
+
+    @property
+    def descriptor(self) -> Descriptor: ...
+
+    @property
+    def platforms(self) -> Sequence[Platform]: ...
+
+
+class SignedIn(Protocol):
+    @property
+    def identity_token(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
+
+
+class SearchView(Protocol):
+    """One repository of an index (``hyper.images.registry.client.SearchResult``)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def star_count(self) -> int: ...
+
+    @property
+    def is_official(self) -> bool: ...
+
+    @property
+    def is_automated(self) -> bool: ...
+
+
+class Registries(Protocol):
+    """Images from and to elsewhere. Errors are in Docker's words: NotFound, Unauthenticated, RemoteFailure, …"""
+
+    async def pull(
+        self,
+        name: Reference,
+        *,
+        platform: Platform | None,
+        credentials: Credentials,
+        tell: Callable[[TransferProgress], None],
+    ) -> None:
+        """The image of a tag or digest, or of every tag when the name has neither."""
+        ...
+
+    async def push(
+        self, name: Reference, *, credentials: Credentials, tell: Callable[[TransferProgress], None]
+    ) -> None:
+        """The image of a tag, or those of all tags here when the name has none."""
+        ...
+
+    async def inspect(self, name: Reference, credentials: Credentials) -> DistributionView: ...
+
+    async def sign_in(self, credentials: Credentials) -> SignedIn:
+        """Unauthenticated when the registry does not take them."""
+        ...
+
+    async def search(self, term: str, *, limit: int, credentials: Credentials) -> Sequence[SearchView]: ...
+
+    def describe(self) -> RegistryInfo: ...

@@ -20,11 +20,13 @@ from hyper.engine.model import EngineInfo, NetworkInfo, Status
 from hyper.engine.networks import builtin_networks
 from hyper.engine.records import EngineRecords
 from hyper.engine.recovery import Recovery
+from hyper.engine.registries import RegistryUseCases
 from hyper.engine.registry import ContainerRegistry
 from hyper.engine.starter import Starter
 from hyper.engine.tasks import TaskSet
 from hyper.engine.volumes import VolumeUseCases
 from hyper.errors import NotModified
+from hyper.images.registry.client import RegistryClient
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
 from hyper.metrics import Metrics
@@ -64,6 +66,7 @@ class LiveEngine:
         network: BridgeNetwork | None,
         network_error: str,
         metrics: Metrics,
+        registry_client: RegistryClient,
     ) -> None:
         self._settings = settings
         self._store = images
@@ -97,6 +100,7 @@ class LiveEngine:
             metrics=EngineMetrics(metrics, self._registry, lambda: len(images.list()), sandboxes.describe),
         )
         self.images = ImageUseCases(images, self._registry, self.events)
+        self.registries = RegistryUseCases(images, registry_client, self.events)
         self._recovery = Recovery(
             registry=self._registry,
             records=records,

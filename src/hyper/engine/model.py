@@ -366,6 +366,17 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, str] = {}
 
 
+class RegistryInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How registries are reached, for ``info``. Proxies are without their passwords."""
+
+    mirrors: tuple[str, ...] = ()
+    insecure_networks: tuple[str, ...] = ()
+    insecure_hosts: tuple[str, ...] = ()
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+
+
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What ``info`` and ``hyper info`` show of the machine below; free text values are for people."""
 

@@ -35,11 +35,14 @@ _DOCKER_REFERENCE_TYPE = "vnd.docker.reference.type"
 
 @dataclass(frozen=True)
 class ArchiveImage:
-    """One image of an archive: layers lowest first, references canonical."""
+    """One image as it came: layers lowest first, references canonical. ``manifest``: its bytes and type, when it came
+    with one that names just these blobs."""
 
     config: ImageConfig
     layers: tuple[Spooled, ...]
     references: tuple[str, ...]
+    manifest: bytes = b""
+    manifest_type: str = ""
 
 
 class Archive:
@@ -107,7 +110,9 @@ class Archive:
             raise InvalidArgument(f"{what} has {spooled.size} bytes; at most {limit} are allowed")
         return spooled.data if spooled.data is not None else spooled.path.read_bytes()
 
-    def _image(self, config: Spooled, layers: list[Spooled], references: list[str]) -> ArchiveImage:
+    def _image(
+        self, config: Spooled, layers: list[Spooled], references: list[str], made_from: tuple[bytes, str] = (b"", "")
+    ) -> ArchiveImage:
         parsed = image_config.decode(self._json(config, "the image's configuration"))
         limit = self._budget.limits.layers
         if len(layers) > limit:
@@ -116,7 +121,7 @@ class Archive:
             raise InvalidArgument(
                 f"invalid manifest, layers length mismatch: expected {len(parsed.diff_ids)}, got {len(layers)}"
             )
-        return ArchiveImage(parsed, tuple(layers), tuple(references))
+        return ArchiveImage(parsed, tuple(layers), tuple(references), *made_from)
 
     def _docker_images(self) -> list[ArchiveImage]:
         items = manifest.decode(
@@ -146,24 +151,25 @@ class Archive:
             raise InvalidArgument(f"the archive's index.json names more than {_MANIFESTS_MAX} manifests")
         images = []
         for descriptor in index.manifests:
-            if _is_attestation(descriptor):
+            if is_attestation(descriptor):
                 continue
             chosen = self._manifest_for_us(descriptor, 0)
             if chosen is None:
                 raise InvalidArgument(
                     f"no image for linux/{host_architecture()} is in the archive for {descriptor.digest[:100]}"
                 )
-            found = manifest.decode(self._blob_json(chosen), manifest.Manifest, f"the manifest {chosen.digest[:19]}")
+            raw = self._blob_json(chosen)
+            found = manifest.decode(raw, manifest.Manifest, f"the manifest {chosen.digest[:19]}")
             layers = [self._blob(layer, f"layer {number}") for number, layer in enumerate(found.layers, start=1)]
-            images.append(
-                self._image(self._blob(found.config, "the image's configuration"), layers, _names(descriptor))
-            )
+            config = self._blob(found.config, "the image's configuration")
+            kind = found.media_type or chosen.media_type
+            images.append(self._image(config, layers, _names(descriptor), (raw, kind)))
         if not images:
             raise InvalidArgument("the archive's index.json names no image")
         return images
 
     def _manifest_for_us(self, descriptor: Descriptor, depth: int) -> Descriptor | None:
-        if _is_attestation(descriptor):
+        if is_attestation(descriptor):
             return None
         if descriptor.media_type in INDEX_TYPES:
             if depth == _INDEX_DEPTH_MAX:
@@ -209,7 +215,8 @@ def _fits(descriptor: Descriptor) -> bool:
     return wanted is None or (wanted.os == "linux" and wanted.architecture == host_architecture())
 
 
-def _is_attestation(descriptor: Descriptor) -> bool:
+def is_attestation(descriptor: Descriptor) -> bool:
+    """Whether an index's entry is what BuildKit says *about* an image."""
     made_for = descriptor.platform
     return bool(descriptor.annotation(_DOCKER_REFERENCE_TYPE)) or (
         made_for is not None and made_for.os == "unknown" and made_for.architecture == "unknown"

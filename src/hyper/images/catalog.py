@@ -20,7 +20,10 @@ from hyper.oci.reference import Reference
 
 @dataclass(frozen=True)
 class Image:
-    """An image that can run. ``disks``: EROFS files, lowest first; ``size_bytes``: sum of the uncompressed layers."""
+    """An image that can run. ``disks``: EROFS files, lowest first; ``size_bytes``: sum of the uncompressed layers.
+
+    ``references``: its tags, canonical; ``digests``: its names by digest, as users see them; ``names``: all, canonical.
+    """
 
     id: str
     config: ImageConfig
@@ -32,6 +35,7 @@ class Image:
     owner: str
     layers: tuple[LayerRecord, ...]
     disk_ids: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Catalog:
 
     def replace_all(self, records: Sequence[ImageRecord]) -> None:
         self._images = {record.id: self._image(record) for record in records}
-        self._names = {name: image for image in self._images.values() for name in image.references}
+        self._names = {name: image for image in self._images.values() for name in image.names}
 
     def all(self) -> list[Image]:
         return list(self._images.values())
@@ -101,7 +105,7 @@ class Catalog:
             if found is None:
                 raise NotFound(f"No such image: {name_or_id}")
             return found
-        parsed = reference.parse(name_or_id).with_default_tag()
+        parsed = _deciding(reference.parse(name_or_id))
         found = self._by_name(parsed) or self._by_prefix(name_or_id)
         if found is None:
             raise NotFound(f"No such image: {parsed.familiar}")
@@ -142,7 +146,7 @@ class Catalog:
         """What ``docker rmi`` would do. NotFound, or Conflict in Docker's words."""
         image = self.resolve(name_or_id)
         users = in_use(image.id)
-        names = image.references
+        names = image.names
         single = _is_single(names)
         lines: list[Removal] = []
         if not _is_id_prefix(image.id, name_or_id):
@@ -151,14 +155,13 @@ class Catalog:
                     f'conflict: unable to remove repository reference "{name_or_id}" (must force) - container '
                     f"{_short(users[0].container_id)} is using its referenced image {_short(image.id)}"
                 )
-            parsed = reference.parse(name_or_id).with_default_tag()
-            gone = str(parsed)
-            lines.append(Removal(untagged=parsed.familiar))
-            names = tuple(name for name in names if name != gone)
+            parsed = _deciding(reference.parse(name_or_id))
+            references = (str(parsed), *_left_alone(parsed, names))
+            lines.extend(Removal(untagged=reference.familiar(name)) for name in references)
+            names = tuple(name for name in names if name not in references)
             if names:
-                return RemovalPlan(image, (gone,), False, tuple(lines))
+                return RemovalPlan(image, references, False, tuple(lines))
             self._check_conflict(image, (), users, force=force)
-            references: tuple[str, ...] = (gone,)
         else:
             self._check_conflict(image, () if single else names, users, force=force)
             lines.extend(Removal(untagged=reference.familiar(name)) for name in names)
@@ -207,11 +210,12 @@ class Catalog:
             disks=tuple(self._disk_path(disk) for disk in record.disk_ids),
             size_bytes=record.size_bytes,
             created_ns=record.created_ns,
-            references=record.references,
-            digests=(),
+            references=tuple(name for name in record.references if "@" not in name),
+            digests=tuple(reference.familiar(name) for name in record.references if "@" in name),
             owner=record.owner,
             layers=record.layers,
             disk_ids=record.disk_ids,
+            names=record.references,
         )
 
 
@@ -220,6 +224,22 @@ def _chains(image: Image) -> list[str]:
     for layer in image.layers:
         chains.append(digest.chain_id([chains[-1], layer.diff_id]) if chains else layer.diff_id)
     return chains
+
+
+def _deciding(parsed: Reference) -> Reference:
+    """The name that is looked up: a digest decides over a tag beside it."""
+    if parsed.digest:
+        return Reference(parsed.domain, parsed.path, digest=parsed.digest)
+    return parsed.with_default_tag()
+
+
+def _left_alone(gone: Reference, names: Sequence[str]) -> tuple[str, ...]:
+    """Digests of a repository whose last tag on the image goes: they go with it."""
+    if gone.digest:
+        return ()
+    others = [reference.parse(name) for name in names if name != str(gone)]
+    same = [one for one in others if one.name == gone.name]
+    return () if any(one.tag for one in same) else tuple(str(one) for one in same)
 
 
 def _is_single(names: Sequence[str]) -> bool:

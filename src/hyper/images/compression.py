@@ -96,13 +96,14 @@ _MAGIC: tuple[tuple[bytes, type[_Gzip] | type[_Lzma] | type[_Bzip2]], ...] = (
 )
 
 
-def _is_zstd(head: bytes) -> bool:
+def is_zstd(head: bytes) -> bool:
+    """Whether the first bytes are those of a zstd frame, or of one to be skipped."""
     return head[:4] == b"\x28\xb5\x2f\xfd" or (head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50)
 
 
 def is_compressed(head: bytes) -> bool:
     """Whether the first bytes (6 suffice) are those of a compressed stream."""
-    return _is_zstd(head) or any(head.startswith(magic) for magic, _ in _MAGIC)
+    return is_zstd(head) or any(head.startswith(magic) for magic, _ in _MAGIC)
 
 
 def decompressed(raw: Iterator[bytes], budget: Budget, what: str) -> Iterator[bytes]:
@@ -125,7 +126,7 @@ def decompressed(raw: Iterator[bytes], budget: Budget, what: str) -> Iterator[by
         head += chunk
     if not is_compressed(head):
         output = _chain(head, source)
-    elif _is_zstd(head):
+    elif is_zstd(head):
         output = _zstd(_chain(head, source), what)
     else:
         make = next(make for magic, make in _MAGIC if head.startswith(magic))

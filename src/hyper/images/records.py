@@ -40,7 +40,22 @@ CREATE INDEX image_layers_by_blob ON image_layers (blob);
 CREATE INDEX image_disks_by_disk ON image_disks (disk_id);
 CREATE INDEX disk_leases_by_disk ON disk_leases (disk_id)
 """,
+    # Of registries: manifests that images came with, where blobs are known to be, and what layers became when pushed.
+    """
+CREATE TABLE image_manifests (
+    image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE, digest TEXT NOT NULL, media_type TEXT NOT NULL,
+    raw BLOB NOT NULL, PRIMARY KEY (image_id, digest)
+) STRICT;
+CREATE TABLE blob_repositories (
+    blob TEXT NOT NULL, repository TEXT NOT NULL, noted_ns INTEGER NOT NULL, PRIMARY KEY (blob, repository)
+) STRICT;
+CREATE TABLE packed_layers (
+    blob TEXT PRIMARY KEY, packed TEXT NOT NULL, size_bytes INTEGER NOT NULL
+) STRICT
+""",
 )
+
+_REPOSITORIES_PER_BLOB = 20
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,15 @@ class LayerRecord:
     diff_id: str
     blob: str
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class ManifestRecord:
+    """A manifest that an image came with."""
+
+    digest: str
+    media_type: str
+    raw: bytes
 
 
 @dataclass(frozen=True)
@@ -96,7 +120,13 @@ class ImageRecords:
             for row in self._database.query("SELECT * FROM images ORDER BY created_ns DESC, id")
         ]
 
-    def add(self, image: ImageRecord, unsynced: Sequence[tuple[str, str]], boot_id: str) -> None:
+    def add(
+        self,
+        image: ImageRecord,
+        unsynced: Sequence[tuple[str, str]],
+        boot_id: str,
+        came_with: ManifestRecord | None = None,
+    ) -> None:
         """Record an image and its names; one that is there already gets the names only.
 
         ``unsynced``: (kind, name) of the files that are written, renamed, but not yet synced.
@@ -121,10 +151,53 @@ class ImageRecords:
                 )
             for name in image.references:
                 _point(connection, image.owner, name, image.id)
+            _put_manifest(connection, image.id, came_with)
             connection.executemany(
                 "INSERT OR REPLACE INTO unsynced_files VALUES (?, ?, ?)",
                 [(kind, name, boot_id) for kind, name in unsynced],
             )
+
+    def add_names(self, image: ImageRecord, names: Sequence[str], came_with: ManifestRecord | None) -> None:
+        """More names, and another manifest, for an image that is there."""
+        with self._database.transaction(durable=True) as connection:
+            for name in names:
+                _point(connection, image.owner, name, image.id)
+            _put_manifest(connection, image.id, came_with)
+
+    def manifests(self, image_id: str) -> list[ManifestRecord]:
+        rows = self._database.query(
+            "SELECT digest, media_type, raw FROM image_manifests WHERE image_id = ? ORDER BY rowid", (image_id,)
+        )
+        return [ManifestRecord(row["digest"], row["media_type"], row["raw"]) for row in rows]
+
+    def note_repository(self, blobs: Sequence[str], repository: str, now_ns: int) -> None:
+        """These blobs are in that repository (with its registry in front): they can be mounted from there."""
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO blob_repositories VALUES (?, ?, ?)",
+                [(blob, repository, now_ns) for blob in blobs],
+            )
+            connection.executemany(
+                "DELETE FROM blob_repositories WHERE blob = ? AND repository NOT IN "
+                "(SELECT repository FROM blob_repositories WHERE blob = ? ORDER BY noted_ns DESC LIMIT ?)",
+                [(blob, blob, _REPOSITORIES_PER_BLOB) for blob in blobs],
+            )
+
+    def repositories(self, blob: str) -> list[str]:
+        """Where a blob is known to be, the latest first."""
+        rows = self._database.query(
+            "SELECT repository FROM blob_repositories WHERE blob = ? ORDER BY noted_ns DESC, repository", (blob,)
+        )
+        return [row["repository"] for row in rows]
+
+    def note_packed(self, blob: str, packed: str, size_bytes: int) -> None:
+        """An uncompressed blob was compressed for a push, which always gives the same bytes."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO packed_layers VALUES (?, ?, ?)", (blob, packed, size_bytes))
+
+    def packed(self, blob: str) -> tuple[str, int] | None:
+        rows = self._database.query("SELECT packed, size_bytes FROM packed_layers WHERE blob = ?", (blob,))
+        return (rows[0]["packed"], rows[0]["size_bytes"]) if rows else None
 
     def point(self, owner: str, reference: str, image_id: str) -> None:
         """Let the name mean this image from now on."""
@@ -190,6 +263,14 @@ class ImageRecords:
         for row in self._database.query(sql):
             groups.setdefault(row["image_id"], []).append(row["value"])
         return groups
+
+
+def _put_manifest(connection: sqlite3.Connection, image_id: str, came_with: ManifestRecord | None) -> None:
+    if came_with is not None:
+        connection.execute(
+            "INSERT OR REPLACE INTO image_manifests VALUES (?, ?, ?, ?)",
+            (image_id, came_with.digest, came_with.media_type, came_with.raw),
+        )
 
 
 def _point(connection: sqlite3.Connection, owner: str, reference: str, image_id: str) -> None:

@@ -1,10 +1,11 @@
-"""The image store: load, import, find, tag, remove, lease. What the engine sees of ``hyper.images``.
+"""The image store: load, import, add, find, tag, remove, lease. What the engine sees of ``hyper.images``.
 
 Loading spools the archive, makes each image's disk in a worker thread, renames the files to their final names, and
 only then records the image in one transaction: a crash before leaves files that the next ``open`` removes, a crash
 after leaves an image.
 
-Neighbours: ``archives.py``, ``layers/build.py``, ``content.py``, ``records.py``, ``catalog.py``; the engine above.
+Neighbours: ``archives.py``, ``layers/build.py``, ``content.py``, ``records.py``, ``catalog.py``; ``pull.py`` and
+``push.py`` (registries); the engine above.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from hyper.images.content import ContentStore, Spooled, disk_full, sync
 from hyper.images.intake import consume, stoppable
 from hyper.images.layers.build import BuiltDisk, Layer, build_disk, verify
 from hyper.images.limits import Budget, ImageLimits
-from hyper.images.records import ImageRecord, ImageRecords, LayerRecord
+from hyper.images.records import ImageRecord, ImageRecords, LayerRecord, ManifestRecord
 from hyper.oci import digest, image_config, reference
 from hyper.oci.image_config import ContainerConfig, History, ImageConfig, RootFs
 from hyper.system import blocking
@@ -66,9 +67,9 @@ class ImageStore:
     """All methods are for the event loop's thread. Errors are ``hyper.errors`` kinds."""
 
     def __init__(self, content: ContentStore, records: ImageRecords, limits: ImageLimits) -> None:
-        self._content = content
-        self._records = records
-        self._limits = limits
+        self.content = self._content = content
+        self.records = self._records = records
+        self.limits = self._limits = limits
         self._catalog = Catalog(content.disk_path)
         self._pins: Counter[Path] = Counter()
         self._building: dict[str, asyncio.Lock] = {}
@@ -109,10 +110,55 @@ class ImageStore:
             return archive.images()
 
         loaded = []
-        async with self._scratch() as scratch:
+        async with self.scratch() as scratch:
             for image in await consume(stream, receive, budget):
-                loaded.append(await self._add(image, scratch, budget, report, owner))
+                loaded.append(await self._add(image, scratch, budget, _building(image, report), owner))
         return loaded
+
+    async def add(
+        self, image: ArchiveImage, *, building: Callable[[int, int], None], source: str, owner: str = ""
+    ) -> Image:
+        """Make and record an image whose verified blobs are spooled or stored. ``building``: told the layer's number
+        and how many bytes of its blob are read; ``source``: the repository that has the blobs."""
+        budget = Budget(self._limits, self._content.root)
+        report = self._reporter(lambda progress: building(int(progress.item), progress.done_bytes))
+        async with self.scratch() as scratch:
+            await self._add(
+                image, scratch, budget, lambda number, expanded, read: report("building", str(number), read), owner
+            )
+        self._records.note_repository([layer.digest for layer in image.layers], source, time.time_ns())
+        found = self._catalog.by_id(image.config.id)
+        assert found is not None
+        return found
+
+    def add_names(self, image_id: str, names: Sequence[str], raw_manifest: bytes, media_type: str) -> Image:
+        """More names for an image that is there, and a manifest that it also came with."""
+        record = next(record for record in self._records.images() if record.id == image_id)
+        self._records.add_names(record, names, _manifest(raw_manifest, media_type))
+        self._reload()
+        found = self._catalog.by_id(image_id)
+        assert found is not None
+        return found
+
+    def stored_blob(self, blob: str) -> Spooled | None:
+        """A layer blob of an image that is here; None when there is none of that digest."""
+        path = self._content.blob_path(blob)
+        if not any(blob == layer.blob for image in self._catalog.all() for layer in image.layers):
+            return None
+        try:
+            with path.open("rb") as file:
+                return Spooled(path, blob, os.fstat(file.fileno()).st_size, file.read(8), None)
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def pinned_blobs(self, blobs: Sequence[str]) -> Iterator[None]:
+        """Let nobody remove these for as long as the block lasts; what nothing refers to afterwards goes then."""
+        try:
+            with self._pinned(*(self._content.blob_path(blob) for blob in blobs)):
+                yield
+        finally:
+            self._sweep((), blobs)
 
     async def import_root(
         self,
@@ -135,7 +181,7 @@ class ImageStore:
             budget.check_free()
             return self._content.spool(chunks, scratch, budget)
 
-        async with self._scratch() as scratch:
+        async with self.scratch() as scratch:
             spooled = await consume(stream, receive, budget)
             if not spooled.size:
                 raise InvalidArgument("the archive to import is empty")
@@ -143,7 +189,7 @@ class ImageStore:
             layer = Layer(spooled.path, spooled.digest if verified else "", verified, "the archive to import")
             temporary = scratch / "disk"
             built = await stoppable(
-                lambda: self._build((layer,), temporary, budget, lambda number, count: None), budget
+                lambda: self._build((layer,), temporary, budget, lambda number, expanded, read: None), budget
             )
             created = image_config.format_time_ns(time.time_ns() if created_ns is None else created_ns)
             config = image_config.encode(
@@ -167,7 +213,12 @@ class ImageStore:
         return found
 
     async def _add(
-        self, image: ArchiveImage, scratch: Path, budget: Budget, report: Callable[[str, str, int], None], owner: str
+        self,
+        image: ArchiveImage,
+        scratch: Path,
+        budget: Budget,
+        building: Callable[[int, int, int], None],
+        owner: str,
     ) -> LoadedImage:
         """Make the disk of one image unless there is one of the same layers, then record it."""
         diff_ids = image.config.diff_ids
@@ -193,12 +244,7 @@ class ImageStore:
                         sizes = existing
                     else:
                         temporary = scratch / f"disk-{digest.hex_of(disk_id)}"
-                        built = await stoppable(
-                            lambda: self._build(
-                                layers, temporary, budget, lambda at, count: report("building", layers[at].name, count)
-                            ),
-                            budget,
-                        )
+                        built = await stoppable(lambda: self._build(layers, temporary, budget, building), budget)
                         sizes = built.layer_bytes
                         self._content.keep_disk(temporary, disk_id)
                     self._keep(image, sizes, disk_id, owner)
@@ -208,7 +254,7 @@ class ImageStore:
         return LoadedImage(image.config.id, image.references)
 
     def _build(
-        self, layers: Sequence[Layer], temporary: Path, budget: Budget, progress: Callable[[int, int], None]
+        self, layers: Sequence[Layer], temporary: Path, budget: Budget, progress: Callable[[int, int, int], None]
     ) -> BuiltDisk:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -246,7 +292,7 @@ class ImageStore:
             image.references,
         )
         files = [("disk", disk_id), *(("blob", blob.digest) for blob in image.layers)]
-        self._records.add(record, files, self._boot_id)
+        self._records.add(record, files, self._boot_id, _manifest(image.manifest, image.manifest_type))
         self._reload()
         for kind, name in files:
             self._sync_behind(kind, name)
@@ -262,6 +308,10 @@ class ImageStore:
         return layer.path if layer.path.exists() else self._content.blob_path(layer.digest)
 
     # Names.
+
+    def find(self, image_id: str) -> Image | None:
+        """The image of that full ID."""
+        return self._catalog.by_id(image_id)
 
     def resolve(self, name_or_id: str) -> Image:
         """The image of that name, ID or unambiguous start of an ID. NotFound "No such image: …"."""
@@ -377,7 +427,8 @@ class ImageStore:
                 if not self._pins[path]:
                     del self._pins[path]
 
-    def _scratch(self) -> _AsyncScratch:
+    def scratch(self) -> _AsyncScratch:
+        """A folder for work in progress, removed with all that is in it."""
         return _AsyncScratch(self._content)
 
     @staticmethod
@@ -414,6 +465,16 @@ def _counted(chunks: Iterator[bytes], report: Callable[[int], None]) -> Iterator
         total += len(chunk)
         report(total)
         yield chunk
+
+
+def _building(image: ArchiveImage, report: Callable[[str, str, int], None]) -> Callable[[int, int, int], None]:
+    """Progress of a load, whose totals nobody knows: by uncompressed bytes."""
+    diff_ids = image.config.diff_ids
+    return lambda at, expanded, read: report("building", _layer_name(at, diff_ids[at]), expanded)
+
+
+def _manifest(raw: bytes, media_type: str) -> ManifestRecord | None:
+    return ManifestRecord(digest.of(raw), media_type, raw) if raw and media_type else None
 
 
 def _layer_name(at: int, diff_id: str) -> str:

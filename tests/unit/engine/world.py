@@ -25,6 +25,8 @@ from hyper.guest.kernel import KernelSettings
 from hyper.hypervisors.base import KernelImage, VmmExit
 from hyper.hypervisors.fake import FakeHost, FakeHypervisor
 from hyper.hypervisors.qemu.settings import QemuSettings
+from hyper.images.registry.client import RegistryClient
+from hyper.images.registry.settings import RegistrySettings
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
 from hyper.metrics import Metrics
@@ -289,7 +291,18 @@ class World:
         settings = EngineSettings(id="test", data_root=data, exec_root=self.folder / "run", rootfs_bytes=16 << 20)
         metrics = Metrics()
         volumes = await VolumeStore.open(data, database)
-        engine = LiveEngine(settings, database, images, disks, volumes, source, None, "not in this test", metrics)
+        engine = LiveEngine(
+            settings,
+            database,
+            images,
+            disks,
+            volumes,
+            source,
+            None,
+            "not in this test",
+            metrics,
+            RegistryClient(RegistrySettings()),
+        )
         self.daemons.append(Daemon(engine, source, database, images, metrics))
         await engine.open()
         if not images.list():

@@ -29,7 +29,11 @@ def build(
     descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         built = build_disk(
-            sources, descriptor, tmp_path, Budget(limits or ImageLimits(), tmp_path), lambda number, count: None
+            sources,
+            descriptor,
+            tmp_path,
+            Budget(limits or ImageLimits(), tmp_path),
+            lambda number, expanded, read: None,
         )
     finally:
         os.close(descriptor)

@@ -23,6 +23,7 @@ STATUS: dict[type[errors.HyperError], int] = {
     errors.Unauthenticated: 401,
     errors.ResourceExhausted: 500,
     errors.Unavailable: 503,
+    errors.RemoteFailure: 500,  # as dockerd answers for what a registry did
     errors.Unsupported: 501,
     errors.DeadlineExceeded: 500,
     errors.DataLoss: 500,

@@ -52,13 +52,13 @@ class BuiltDisk:
 
 
 def build_disk(
-    layers: Sequence[Layer], descriptor: int, scratch: Path, budget: Budget, progress: Callable[[int, int], None]
+    layers: Sequence[Layer], descriptor: int, scratch: Path, budget: Budget, progress: Callable[[int, int, int], None]
 ) -> BuiltDisk:
     """Merge ``layers`` (lowest first) into the empty file ``descriptor``.
 
-    ``progress`` gets the layer's number (from the lowest) and the uncompressed bytes done in it. DataLoss when a layer
-    does not match its diff ID or is damaged, InvalidArgument when it is malformed, ResourceExhausted when a limit or
-    the disk is full.
+    ``progress`` gets the layer's number (from the lowest), the uncompressed bytes done in it, and the bytes read of its
+    file. DataLoss when a layer does not match its diff ID or is damaged, InvalidArgument when it is malformed,
+    ResourceExhausted when a limit or the disk is full.
     """
     writer = ErofsWriter(descriptor, scratch)
     merger = LayerMerger(writer.data, budget.limits)
@@ -67,8 +67,9 @@ def build_disk(
     try:
         for number in reversed(range(len(layers))):
             layer = layers[number]
-            with ahead(_verified(layer, number, diff_ids, budget)) as chunks:
-                merger.read(TarReader(_watched(chunks, number, sizes, budget, progress), layer.name))
+            read = [0]
+            with ahead(_verified(layer, number, diff_ids, budget, read)) as chunks:
+                merger.read(TarReader(_watched(chunks, number, sizes, budget, progress, read), layer.name))
             if merger.wanted:
                 with ahead(_verified(layer, number, diff_ids, budget)) as chunks:
                     merger.read_wanted(TarReader(chunks, layer.name))
@@ -92,11 +93,14 @@ def verify(layer: Layer, budget: Budget) -> int:
     return sum(len(chunk) for chunk in _verified(layer, 0, [layer.diff_id], budget))
 
 
-def _verified(layer: Layer, number: int, diff_ids: list[str], budget: Budget) -> Iterator[bytes]:
+def _verified(
+    layer: Layer, number: int, diff_ids: list[str], budget: Budget, read: list[int] | None = None
+) -> Iterator[bytes]:
     """The layer's tar stream. At its end DataLoss when it was not the one promised; else its diff ID is in
-    ``diff_ids``.
+    ``diff_ids``. ``read[0]`` counts the bytes of its file.
     """
-    chunks = decompressed(read_file(layer.path), budget, layer.name)
+    counts = [0] if read is None else read
+    chunks = decompressed(_counted(read_file(layer.path), counts), budget, layer.name)
     if layer.verified:
         yield from chunks
         return
@@ -113,11 +117,22 @@ def _verified(layer: Layer, number: int, diff_ids: list[str], budget: Budget) ->
     diff_ids[number] = found
 
 
+def _counted(chunks: Iterator[bytes], counts: list[int]) -> Iterator[bytes]:
+    for chunk in chunks:
+        counts[0] += len(chunk)
+        yield chunk
+
+
 def _watched(
-    chunks: Iterator[bytes], number: int, sizes: list[int], budget: Budget, progress: Callable[[int, int], None]
+    chunks: Iterator[bytes],
+    number: int,
+    sizes: list[int],
+    budget: Budget,
+    progress: Callable[[int, int, int], None],
+    read: list[int],
 ) -> Iterator[bytes]:
     for chunk in chunks:
         sizes[number] += len(chunk)
         budget.add_written(len(chunk))
-        progress(number, sizes[number])
+        progress(number, sizes[number], read[0])
         yield chunk

@@ -12,6 +12,7 @@ from hyper.api.docker.routes import (
     images,
     networks,
     not_yet,
+    registries,
     system,
     volumes,
 )
@@ -25,6 +26,7 @@ def all_routes() -> tuple[Route, ...]:
         *container_streams.routes(),
         *container_files.routes(),
         *execs.routes(),
+        *registries.routes(),  # before the images: /images/search is no image's name
         *images.routes(),
         *networks.routes(),
         *volumes.routes(),

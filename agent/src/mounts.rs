@@ -157,7 +157,12 @@ impl Prepared {
             Some(tree) => {
                 let place = attach(tree, &self.destination)?;
                 let shown = place.to_string_lossy();
-                if self.options.flags != 0 {
+                if !self.options.data.is_empty() {
+                    // Of the file system itself, wherever else it is mounted.
+                    let flags = self.options.flags | libc::MS_REMOUNT;
+                    sys::mount("", &shown, "", flags, &self.options.data)
+                        .context(|| format!("cannot set the options of the file system at {}", self.destination))?;
+                } else if self.options.flags != 0 {
                     let flags = self.options.flags | libc::MS_BIND | libc::MS_REMOUNT;
                     sys::mount("", &shown, "", flags, "")
                         .context(|| format!("cannot set the options of the mount {}", self.destination))?;

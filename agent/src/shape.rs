@@ -52,6 +52,10 @@ impl Shape {
         (!open && !more.is_empty()).then(|| rules.iter().cloned().chain(more).collect())
     }
 
+    pub fn has_own_network(&self) -> bool {
+        self.namespaces.iter().any(|namespace| namespace.kind == "network" && namespace.path.is_empty())
+    }
+
     pub fn has_own_uts(&self) -> bool {
         self.namespaces.iter().any(|namespace| namespace.kind == "uts")
     }

@@ -156,10 +156,10 @@ pub struct Device {
     pub kind: String,
     pub path: String,
     /// Of the sandbox: a device that says what this one is, or a folder that stands for all devices in it.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     pub source: Option<String>,
     /// What the container may do with it (of r, w and m) beside what its rules say; for those with a source.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     pub access: Option<String>,
     #[serde(default)]
     pub major: i64,

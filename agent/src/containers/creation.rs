@@ -12,7 +12,7 @@ use crate::orders::{self, Outgoing};
 use crate::processes::Process;
 use crate::rootfs::{self, Held};
 use crate::seccomp::{self, Filter};
-use crate::spec::{self, Outline, Resources, Seccomp, Terminal};
+use crate::spec::{self, Device, Outline, Resources, Seccomp, Terminal};
 use crate::sys;
 use serde_json::value::RawValue;
 use serde_json::{json, Value};
@@ -39,7 +39,7 @@ impl Agent {
         self.check_disks(&rootfs)?;
         let terminal = spec::read::<Terminal>("process", Some(spec.process))?.terminal;
         let seccomp = self.filter(spec.linux.seccomp)?;
-        let (devices, device_rules) = devices::look_up(spec::read("linux.devices", spec.linux.devices)?)?;
+        let devices: Vec<Device> = spec::read("linux.devices", spec.linux.devices)?;
         let resources: Resources = spec::read("linux.resources", spec.linux.resources)?;
         let disk_limits = cgroup::disk_limits(&resources);
         let order = Outgoing {
@@ -63,9 +63,7 @@ impl Agent {
                 return Err(error);
             }
         };
-        let Cell { serial, shape, cgroup, memory_events, mut device_program, pid, sync } = cell;
-        let more = shape.with_rules(device_rules).map_or(Ok(None), |rules| self.device_program(&rules));
-        let failed = more.map(|program| device_program = program.or(device_program.take())).err();
+        let Cell { serial, shape, cgroup, memory_events, device_program, pid, sync } = cell;
         if let Some(file) = &memory_events {
             self.watch(file, libc::EPOLLPRI, Token::Memory(serial));
         }
@@ -83,11 +81,12 @@ impl Agent {
             seccomp,
             shape,
             device_program,
+            devices,
             disk_limits,
             held: None,
         };
         self.containers.insert(id.clone(), container);
-        if let Err(error) = self.cloned(init, pid, sync).and_then(|()| failed.map_or(Ok(()), Err)) {
+        if let Err(error) = self.cloned(init, pid, sync) {
             self.creation_failed(&id, error);
         }
         Ok(None)
@@ -154,6 +153,14 @@ impl Agent {
     pub fn init_ready(&mut self, id: &str, result: Result<Option<Held>>) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Phase::Creating(ticket) = container.phase else { return };
+        // Its disks are devices, too, and there only now.
+        let more = devices::look_up(&container.devices).map(|(_, rules)| container.shape.with_rules(rules));
+        let program = more.and_then(|rules| rules.map_or(Ok(None), |rules| self.device_program(&rules)));
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let result = result.and_then(|held| {
+            container.device_program = program?.or(container.device_program.take());
+            Ok(held)
+        });
         let (program, cgroup) = (container.device_program.take(), container.cgroup.folder());
         let ruled = |held: Option<Held>| {
             program.map_or(Ok(()), |program| sys::attach_device_program(cgroup, &program)).map(|()| held)

@@ -14,6 +14,7 @@ use crate::processes::{Process, Status};
 use crate::rootfs::{self, Held};
 use crate::seccomp::Filter;
 use crate::shape::Shape;
+use crate::spec::Device;
 use crate::sys;
 use serde_json::{json, Value};
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ pub struct Container {
     shape: Rc<Shape>,
     /// Not in force yet.
     device_program: Option<OwnedFd>,
+    /// As the spec has them.
+    devices: Vec<Device>,
     /// For each of its disks, once they are there.
     disk_limits: String,
     /// From when the init process is ready.

@@ -25,6 +25,7 @@ from hyper.engine.metrics import EngineMetrics
 from hyper.engine.model import Container, ContainerConfig, ContainerUpdate, LogEntry, Status, WaitResult
 from hyper.engine.names import generate
 from hyper.engine.output import OutputHub
+from hyper.engine.pods import joins
 from hyper.engine.records import name_taken
 from hyper.engine.registry import ContainerRegistry, check_name
 from hyper.engine.signals import parse_signal
@@ -91,6 +92,7 @@ class ContainerUseCases:
         check_name(name)
         if (holder := self._registry.named(name)) is not None:
             raise name_taken(name, holder.id)
+        config = self._joining(config)
         size_bytes = writable_bytes(config, self._disk_bytes)
         container_id = secrets.token_hex(32)
         container, warnings = container_from(
@@ -103,6 +105,21 @@ class ContainerUseCases:
         )
         await self._tasks.carry_out(self._make(container, size_bytes), name=f"request: create {container_id[:12]}")
         return container, warnings
+
+    def _joining(self, config: ContainerConfig) -> ContainerConfig:
+        """With the IDs of the containers that it joins, so that these can be renamed; one that is not there stops the
+        start, as with Docker. Who has another's network has its name."""
+        changes: dict[str, str] = {}
+        members = {"pid": "pid_mode", "ipc": "ipc_mode", "network": "network_mode", "uts": "uts_mode"}
+        for kind, reference in joins(config).items():
+            try:
+                other = self._registry.find(reference)
+            except (NotFound, InvalidArgument):
+                continue
+            changes[members[kind]] = f"container:{other.id}"
+            if kind == "network":
+                changes |= {"hostname": other.snapshot.config.hostname, "domainname": other.snapshot.config.domainname}
+        return msgspec.structs.replace(config, **changes)
 
     async def _make(self, container: Container, size_bytes: int) -> None:
         """Files first, then the record: a record without its files would lie."""

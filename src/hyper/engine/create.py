@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from hyper.engine.model import Container, ContainerConfig, NetworkAttachment, RestartPolicy
+from hyper.engine.pods import joins
 from hyper.engine.runtime import runtime_spec
 from hyper.engine.signals import parse_signal
 from hyper.errors import InvalidArgument, Unsupported
@@ -46,7 +47,9 @@ def container_from(
         config=merged,
         path=words[0],
         args=tuple(words[1:]),
-        networks=(NetworkAttachment(network=network, network_id=network_ids.get(network, "")),),
+        networks=()
+        if joins(config) and network != "none"
+        else (NetworkAttachment(network=network, network_id=network_ids.get(network, "")),),
         log_path=log_path,
     )
     runtime_spec(container, default_memory_bytes=MINIMUM_MEMORY_BYTES)  # says now what would stop the start
@@ -140,13 +143,11 @@ def _check(config: ContainerConfig) -> None:
         raise InvalidArgument("Minimum memory limit allowed is 6MB")
     if config.nano_cpus < 0:
         raise InvalidArgument("NanoCPUs must not be negative")
-    if config.network_mode not in ("default", "bridge", "none"):
+    _check_joining(config)
+    if config.network_mode not in ("default", "bridge", "none") and not joins(config):
         raise Unsupported(
             f'network mode "{config.network_mode}" is not there yet: use the default network or --network none'
         )
-    for member, mode in (("PidMode", config.pid_mode), ("IpcMode", config.ipc_mode), ("UTSMode", config.uts_mode)):
-        if mode.startswith("container:"):
-            raise Unsupported(f"{member} {mode} is not there yet: containers that share a VM")
     if config.mac_address:
         raise Unsupported("a MAC address of your own is not there yet: it is derived from the address")
     check_restart_policy(config.restart_policy)
@@ -156,6 +157,26 @@ def _check(config: ContainerConfig) -> None:
         raise Unsupported("options of the logging driver are not there yet: json-file keeps everything")
     if config.stop_signal:
         parse_signal(config.stop_signal)
+
+
+def _check_joining(config: ContainerConfig) -> None:
+    """A container that goes into another's VM has no card of its own there: the other's network, or none."""
+    joined = joins(config)
+    if not joined:
+        return
+    if "network" not in joined and config.network_mode not in ("default", "none"):
+        raise Unsupported(
+            f'network mode "{config.network_mode}" cannot be had together with a namespace of another container, whose '
+            "VM has the one network card: leave the network out (it is the other's), or use --network none"
+        )
+    if "network" not in joined and (config.ports or config.publish_all_ports):
+        raise Unsupported(
+            "ports cannot be published by a container that joins another one, whose network it has: publish them there"
+        )
+    if config.ipc_mode == "shareable":
+        raise Unsupported(
+            "a container that joins another one cannot have a shareable IPC namespace: the first container of a VM can"
+        )
 
 
 def check_restart_policy(policy: RestartPolicy) -> None:

@@ -80,7 +80,7 @@ class LiveEngine:
         self.events = EventLog()
         self.volumes = VolumeUseCases(volumes, lambda: (item.snapshot for item in self._registry), self.events)
         self.execs = ExecUseCases(self._registry, self.events, self._tasks)
-        starter = Starter(layout, images, disks, sandboxes, network, network_error)
+        starter = Starter(layout, images, disks, sandboxes, network, network_error, self._registry.find)
         self._caretakers = Caretakers(starter, self._tasks)
         self.files = FileUseCases(self._registry, self._caretakers, self.events)
         self.containers = ContainerUseCases(

@@ -169,7 +169,7 @@ class LifeCycle:
                 _log.error("container %s: ports not freed: %s", container_id[:12], error)
         await run.finish_execs()
         try:
-            await run.sandbox.destroy(graceful=end.sandbox_alive)
+            await run.pod.leave(container_id, alive=end.sandbox_alive, card=run.has_card)
         except HyperError as error:
             _log.error("container %s: sandbox not freed: %s", container_id[:12], error)
         if self._network is not None:

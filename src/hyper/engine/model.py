@@ -229,7 +229,8 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True):
     finished_ns: int = 0
     restart_count: int = 0
     rung: str = ""
-    """Where the VM of the last start came from: "pool", "template" or "cold"."""
+    """Where the VM of the last start came from: "pool", "template" or "cold"; "pod": another
+    container's."""
 
     @property
     def live(self) -> bool:

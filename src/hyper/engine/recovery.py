@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -21,9 +22,11 @@ from hyper.engine.log_file import LogWriter
 from hyper.engine.managed import Managed
 from hyper.engine.model import NetworkAttachment, Status
 from hyper.engine.output import OutputHub
+from hyper.engine.pods import Pod
 from hyper.engine.records import EngineRecords
 from hyper.engine.registry import ContainerRegistry
 from hyper.engine.run import VMM_DIED_EXIT_CODE, Run
+from hyper.engine.starter import cpus
 from hyper.engine.tasks import TaskSet
 from hyper.errors import HyperError, Unavailable
 from hyper.guest.messages import ContainerState, ProcessExited, ProcessState
@@ -73,7 +76,10 @@ class Recovery:
         for sandbox_id in sandboxes:
             if sandbox_id not in keep:
                 self._records.delete_sandbox(sandbox_id)
-        await asyncio.gather(*(self._adopt(managed, sandboxes) for managed in live))
+        pods: dict[str, list[Managed]] = {}
+        for managed in live:
+            pods.setdefault(managed.snapshot.sandbox_id, []).append(managed)
+        await asyncio.gather(*(self._adopt(sandbox_id, members, sandboxes) for sandbox_id, members in pods.items()))
         adopted = {
             managed.id: [
                 msgspec.convert(item, NetworkBinding, from_attributes=True) for item in managed.snapshot.bindings
@@ -88,49 +94,69 @@ class Recovery:
                 await self._containers.remove_ended(managed)
         await self._sweep()
 
-    async def _adopt(self, managed: Managed, sandboxes: dict[str, bytes]) -> None:
-        container = managed.snapshot
-        body = sandboxes.get(container.sandbox_id)
+    async def _adopt(self, sandbox_id: str, members: list[Managed], sandboxes: dict[str, bytes]) -> None:
+        """A sandbox and the containers that run in it."""
+        body = sandboxes.get(sandbox_id)
         try:
             if body is None:
-                self._lost(managed, "its VM was never recorded")
+                self._all_lost(members, "its VM was never recorded")
                 return
             sandbox = await self._sandboxes.adopt(msgspec.json.decode(body, type=SandboxRecord))
         except (HyperError, msgspec.MsgspecError) as error:
-            self._lost(managed, f"its VM ended while no hyperd was watching: {error}")
-            self._records.delete_sandbox(container.sandbox_id)
+            self._all_lost(members, f"its VM ended while no hyperd was watching: {error}")
+            self._records.delete_sandbox(sandbox_id)
             return
         try:
             async with asyncio.timeout(TAKEOVER_S):
-                await self._resume(managed, sandbox)
+                await self._resume(members, sandbox)
         except (HyperError, TimeoutError, OSError) as error:
             reason = "its agent does not answer" if isinstance(error, TimeoutError) else str(error)
-            _log.error("container %s cannot be taken over: %s", container.id[:12], reason)
-            if managed.run is not None:
-                await managed.run.abandon()
-                managed.run, managed.hub = None, OutputHub()
+            _log.error("sandbox %s cannot be taken over: %s", sandbox_id[:12], reason)
+            for managed in members:
+                if managed.run is not None:
+                    await managed.run.abandon()
+                    managed.run, managed.hub = None, OutputHub()
             await sandbox.destroy(graceful=False)
-            self._lost(managed, f"its VM could not be taken over: {reason}")
+            self._all_lost(members, f"its VM could not be taken over: {reason}")
 
-    async def _resume(self, managed: Managed, sandbox: Sandbox) -> None:
+    async def _resume(self, members: list[Managed], sandbox: Sandbox) -> None:
         state = await sandbox.agent.state()
-        mine = next((item for item in state.containers if item.id == managed.id), None)
-        if mine is None:
+        there = {item.id: item for item in state.containers}
+        known = [managed for managed in members if managed.id in there]
+        self._all_lost([managed for managed in members if managed.id not in there], "its VM does not know it")
+        if not known:
             await sandbox.destroy(graceful=False)
-            self._lost(managed, "its VM does not know it")
             return
-        init = init_of(mine, tty=managed.snapshot.config.tty)
-        run = Run(
-            container_id=managed.id,
-            sandbox=sandbox,
-            hub=managed.hub,
-            log=LogWriter.resume(self._layout.log(managed.id)),
-            stdio=init.stdio,
-            tty=init.tty,
-        )
-        managed.run = run
+        pod = Pod(sandbox, self._sandboxes.default_memory_bytes)
+        inits = {managed.id: init_of(there[managed.id], tty=managed.snapshot.config.tty) for managed in known}
+        for managed in known:
+            init, config = inits[managed.id], managed.snapshot.config
+            pod.enter(managed.id, config.memory_bytes or None, cpus(config))
+            managed.run = Run(
+                container_id=managed.id,
+                pod=pod,
+                hub=managed.hub,
+                log=LogWriter.resume(self._layout.log(managed.id)),
+                stdio=init.stdio,
+                tty=init.tty,
+                has_card=any(attachment.address for attachment in managed.snapshot.networks),
+            )
+        pod.add(*(managed.run for managed in known if managed.run is not None))
+        # What an earlier daemon had no time to take out of a sandbox that goes on with others.
+        for stranger in there.keys() - {managed.id for managed in known}:
+            await sandbox.agent.delete(stranger)
+        await pod.take_over({managed.id: self._disks_of(managed.id) for managed in known})
+        for managed in known:
+            if managed.run is not None:
+                self._follow(managed, managed.run, there[managed.id], inits[managed.id])
+
+    def _disks_of(self, container_id: str) -> list[Path]:
+        return [*self._images.leased_disks(container_id), self._disks.path(container_id)]
+
+    def _follow(self, managed: Managed, run: Run, mine: ContainerState, init: ProcessState) -> None:
         run.begin()
-        managed.hub.input.set_result(sandbox.agent.input(init.stdio.io, from_offset=None) if init.stdio.stdin else None)
+        agent = run.sandbox.agent
+        managed.hub.input.set_result(agent.input(init.stdio.io, from_offset=None) if init.stdio.stdin else None)
         if mine.status in ("running", "paused"):
             status = Status.PAUSED if mine.status == "paused" else Status.RUNNING
             if status is not managed.state.status:
@@ -141,6 +167,10 @@ class Recovery:
         for process in mine.processes:
             if process.process:
                 self._abandon_exec(run, process)
+
+    def _all_lost(self, members: list[Managed], reason: str) -> None:
+        for managed in members:
+            self._lost(managed, reason)
 
     def _abandon_exec(self, run: Run, process: ProcessState) -> None:
         """Its client went with the old daemon: nobody reads its output any more (the agent throws it away, so that it

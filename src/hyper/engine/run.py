@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 from hyper.engine.log_file import LogWriter, StreamName
 from hyper.engine.output import OutputHub
+from hyper.engine.pods import Pod
 from hyper.errors import Unavailable
-from hyper.guest.messages import Event, ProcessExited, Stdio
+from hyper.guest.messages import ProcessExited, Stdio
 from hyper.guest.streams import OutputStream
 from hyper.sandboxes.source import Sandbox
 
@@ -47,14 +48,16 @@ class RunEnd:
 
 @dataclass
 class Run:
-    """Live resources of a running container."""
+    """Live resources of a running container. Its pod tells it of ends (:meth:`hyper.engine.pods.Pod.add`)."""
 
     container_id: str
-    sandbox: Sandbox
+    pod: Pod
     hub: OutputHub
     log: LogWriter
     stdio: Stdio
     tty: bool
+    has_card: bool = False
+    """The sandbox's network is this container's."""
     ended: asyncio.Future[RunEnd] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     exec_ends: dict[str, asyncio.Future[ProcessExited]] = field(default_factory=dict)
     """Execs that are being started or run."""
@@ -65,7 +68,11 @@ class Run:
         self._exit: asyncio.Future[ProcessExited] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._watcher: asyncio.Task[None] | None = None
-        self.sandbox.agent.on_event = self._on_event
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The VM that it runs in, perhaps among others."""
+        return self.pod.sandbox
 
     @property
     def ending(self) -> bool:
@@ -107,9 +114,8 @@ class Run:
         self.hub.end()
         self.log.close()
 
-    def _on_event(self, event: Event) -> None:
-        if not isinstance(event, ProcessExited) or event.id != self.container_id:
-            return
+    def told(self, event: ProcessExited) -> None:
+        """A process of the container has ended."""
         if event.exec_id == "":
             self.exited(event)
         elif event.exec_id in self.exec_ends:

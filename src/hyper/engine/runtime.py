@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyper.engine.model import Container, ContainerConfig, DeviceLimit, ExecConfig
+from hyper.engine.pods import joined_container, joins
 from hyper.errors import InvalidArgument, Unsupported
 from hyper.oci import seccomp_profile
 from hyper.oci.runtime_spec import (
@@ -32,11 +33,14 @@ ROOT = "0"
 """Named, so that the agent looks up its further groups in the image, as Docker does."""
 
 
-def runtime_spec(container: Container, *, default_memory_bytes: int) -> dict[str, Any]:
-    """The OCI runtime spec of a container. InvalidArgument or Unsupported for what cannot be run; ``create`` calls it
-    too, so that its user hears at once."""
+def runtime_spec(
+    container: Container, *, default_memory_bytes: int, joined: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """The OCI runtime spec of a container. ``joined``: by kind of namespace, the process whose it joins.
+    InvalidArgument or Unsupported for what cannot be run; ``create`` calls it too, so that its user hears at once."""
     config = container.config
     options = security_options(config.security_opt)
+    namespaces = _namespaces(config, joined or {})
     return container_spec(
         ContainerRequest(
             process=ProcessRequest(
@@ -54,11 +58,13 @@ def runtime_spec(container: Container, *, default_memory_bytes: int) -> dict[str
                 groups=config.group_add,
                 oom_score_adj=config.oom_score_adj,
             ),
+            hostname=config.hostname if "uts" in namespaces and not namespaces["uts"] else "",
             domainname=config.domainname,
             readonly_rootfs=config.readonly_rootfs,
             tmpfs=config.tmpfs,
-            shm_size_bytes=None if config.ipc_mode == "none" else config.shm_size_bytes,
-            namespaces=_namespaces(config),
+            shm_size_bytes=_shm_size_bytes(config),
+            shm_of_sandbox=config.ipc_mode in ("shareable", "host") or joined_container(config.ipc_mode) is not None,
+            namespaces=namespaces,
             devices=[Device(one.source, one.path, one.permissions) for one in config.devices],
             device_rules=config.device_cgroup_rules,
             annotations=config.annotations,
@@ -72,10 +78,35 @@ def runtime_spec(container: Container, *, default_memory_bytes: int) -> dict[str
     )
 
 
-def _namespaces(config: ContainerConfig) -> list[str]:
-    """Network, IPC and UTS are the sandbox's, which is the container's alone."""
-    own = [("pid", config.pid_mode == ""), ("mount", True), ("cgroup", config.cgroupns_mode != "host")]
-    return [kind for kind, wanted in own if wanted]
+def _namespaces(config: ContainerConfig, processes: Mapping[str, int]) -> dict[str, str]:
+    """By kind: "" for one of its own, or the path of another's; what is not in it is the sandbox's. Network, IPC and
+    UTS are the sandbox's for the container that it was made for; who joins it later has them apart, as with Docker,
+    but for the network: there is one card."""
+    joined = joins(config)
+
+    def path(kind: str) -> str:
+        return f"/proc/{processes.get(kind, 0)}/ns/{'net' if kind == 'network' else kind}"
+
+    found = {"pid": path("pid") if "pid" in joined else ""} if config.pid_mode != "host" else {}
+    found["mount"] = ""
+    if config.cgroupns_mode != "host":
+        found["cgroup"] = ""
+    if not joined:
+        return found
+    for kind, mode in (("ipc", config.ipc_mode), ("uts", config.uts_mode)):
+        if mode != "host":
+            found[kind] = path(kind) if kind in joined else ""
+    if "network" in joined:
+        found["network"] = path("network")
+    elif config.network_mode == "none":
+        found["network"] = ""
+    return found
+
+
+def _shm_size_bytes(config: ContainerConfig) -> int | None:
+    """Who joins a sandbox leaves its shared memory as big as it is."""
+    shares = config.ipc_mode == "host" or joined_container(config.ipc_mode) is not None
+    return None if config.ipc_mode == "none" or (joins(config) and shares) else config.shm_size_bytes
 
 
 def exec_process(container: Container, exec_config: ExecConfig, console_size: tuple[int, int]) -> dict[str, Any]:

@@ -14,9 +14,11 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -24,10 +26,19 @@ from hyper.engine.layout import Layout
 from hyper.engine.log_file import LogWriter
 from hyper.engine.managed import Managed
 from hyper.engine.model import Container, ContainerConfig, NetworkAttachment, PortBinding
+from hyper.engine.pods import Pod, joined_container, joins
 from hyper.engine.ports import requested_ports
 from hyper.engine.run import Run
 from hyper.engine.runtime import runtime_spec
-from hyper.errors import FailedPrecondition, HyperError, InvalidArgument, NotFound, PermissionDenied
+from hyper.errors import (
+    Conflict,
+    FailedPrecondition,
+    HyperError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unsupported,
+)
 from hyper.guest.messages import Disk, InjectedFile, Rootfs, Stdio
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
@@ -60,6 +71,24 @@ class Started:
 _CARETAKER_MEMORY_BYTES = 64 << 20
 
 
+@dataclass(frozen=True)
+class Joined:
+    """The pod that a container goes to; by kind of namespace the process, as the sandbox numbers it, whose it joins."""
+
+    pod: Pod
+    processes: dict[str, int]
+    network: Managed | None
+    """Whose network it has."""
+
+
+_JOINING = {
+    "pid": "cannot join PID of a non running container",
+    "ipc": "can't join IPC of container",
+    "network": "cannot join network of a non running container",
+    "uts": "cannot join UTS of a non running container",
+}
+
+
 class Timeline:
     """Milliseconds of each phase, in the order they were reached."""
 
@@ -89,7 +118,10 @@ class Starter:
         sandboxes: SandboxSource,
         network: BridgeNetwork | None,
         network_error: str,
+        find: Callable[[str], Managed],
     ) -> None:
+        """``find``: a container by its ID."""
+        self._find = find
         self._layout = layout
         self._images = images
         self._disks = disks
@@ -107,16 +139,24 @@ class Starter:
             undo.enter_context(self._sandboxes.starting())
             with _not_the_programs_fault():
                 check_limited_devices(container.config)
+                joined = self._joined(container.config)
                 endpoint = self._endpoint(container, undo)
                 timeline.mark("address")
-                sandbox = await self._sandbox(container, endpoint, undo)
-                timeline.rung = sandbox.rung
-                timeline.phases |= {f"sandbox.{name}": value for name, value in sandbox.timings.items()}
+                pod = joined.pod if joined else await self._pod(container, endpoint, undo)
+                sandbox = pod.sandbox
+                pod.enter(container.id, container.config.memory_bytes or None, cpus(container.config))
+                undo.push_async_callback(pod.leave, container.id, alive=joined is not None)
+                if joined:
+                    await pod.make_room()
+                    timeline.rung = "pod"
+                else:
+                    timeline.rung = sandbox.rung
+                    timeline.phases |= {f"sandbox.{name}": value for name, value in sandbox.timings.items()}
                 timeline.mark("sandbox")
                 if endpoint is not None and self._network is not None:
                     self._network.connect(endpoint, sandbox.card)
                     timeline.mark("network")
-                rootfs = await self._rootfs(container, sandbox)
+                rootfs = await self._rootfs(container, partial(pod.attach_disk, container.id))
                 timeline.mark("disks")
             agent = sandbox.agent
             stdio = Stdio(
@@ -126,19 +166,25 @@ class Starter:
             )
             run = Run(
                 container_id=container.id,
-                sandbox=sandbox,
+                pod=pod,
                 hub=managed.hub,
                 log=LogWriter.begin(self._layout.log(container.id)),
                 stdio=stdio,
                 tty=container.config.tty,
+                has_card=endpoint is not None,
             )
+            pod.add(run)
             undo.push_async_callback(run.abandon)
             run.begin()
             pid = await agent.create(
                 container.id,
-                runtime_spec(container, default_memory_bytes=self._sandboxes.default_memory_bytes),
+                runtime_spec(
+                    container,
+                    default_memory_bytes=self._sandboxes.default_memory_bytes,
+                    joined=joined.processes if joined else None,
+                ),
                 rootfs,
-                injected_files(container, endpoint),
+                self._files(container, endpoint, joined),
                 stdio,
                 ephemeral=container.config.auto_remove,
             )
@@ -168,7 +214,7 @@ class Starter:
         )
 
     def _endpoint(self, container: Container, undo: AsyncExitStack) -> Endpoint | None:
-        if container.config.network_mode == "none":
+        if container.config.network_mode == "none" or joins(container.config):
             return None
         if self._network is None:
             raise FailedPrecondition(
@@ -179,7 +225,43 @@ class Starter:
         undo.callback(self._network.release, container.id)
         return endpoint
 
-    async def _sandbox(self, container: Container, endpoint: Endpoint | None, undo: AsyncExitStack) -> Sandbox:
+    def _joined(self, config: ContainerConfig) -> Joined | None:
+        """Whose pod it goes to; None: to one of its own. Conflict, in dockerd's words, when that does not run."""
+        found = {}
+        pods = set()
+        for kind, named in joins(config).items():
+            try:
+                managed = found[kind] = self._find(named)
+            except NotFound as error:
+                raise NotFound(f"{_JOINING[kind]} {named}: {error.message}") from error
+            if managed.run is None or managed.run.ending:
+                raise Conflict(f"{_JOINING[kind]} {managed.id}: container {managed.id} is not running")
+            if kind == "ipc" and managed.snapshot.config.ipc_mode in ("private", "none"):
+                raise InvalidArgument(
+                    f"{_JOINING[kind]} {managed.id}: non-shareable IPC "
+                    "(hint: use IpcMode:shareable for the donor container)"
+                )
+            pods.add(managed.run.pod)
+        if not pods:
+            return None
+        if len(pods) > 1:
+            raise Unsupported("namespaces of containers in different VMs cannot be joined: a container is in one VM")
+        processes = {kind: managed.state.pid for kind, managed in found.items()}
+        return Joined(pods.pop(), processes, found.get("network"))
+
+    def _files(self, container: Container, endpoint: Endpoint | None, joined: Joined | None) -> list[InjectedFile]:
+        """Who has another container's network has its names, too."""
+        owner = joined.network if joined else None
+        while owner is not None:
+            container = owner.snapshot
+            if (named := joined_container(container.config.network_mode)) is None:
+                if self._network is not None and any(one.address for one in container.networks):
+                    endpoint = self._network.allocate(container.id)
+                break
+            owner = self._find(named)
+        return injected_files(container, endpoint)
+
+    async def _pod(self, container: Container, endpoint: Endpoint | None, undo: AsyncExitStack) -> Pod:
         config = container.config
         interfaces: tuple[Interface, ...] = ()
         if endpoint:
@@ -208,7 +290,7 @@ class Starter:
             )
         )
         undo.push_async_callback(sandbox.destroy, graceful=False)
-        return sandbox
+        return Pod(sandbox, self._sandboxes.default_memory_bytes)
 
     async def attend(self, container: Container) -> tuple[Sandbox, Rootfs]:
         """A sandbox with the container's disks that nothing runs in, and where the agent finds them; for
@@ -222,16 +304,16 @@ class Starter:
             )
         )
         try:
-            return sandbox, await self._rootfs(container, sandbox)
+            return sandbox, await self._rootfs(container, sandbox.attach_disk)
         except BaseException:
             await asyncio.shield(sandbox.destroy(graceful=False))
             raise
 
-    async def _rootfs(self, container: Container, sandbox: Sandbox) -> Rootfs:
+    async def _rootfs(self, container: Container, attach: Callable[..., Awaitable[dict[str, Any]]]) -> Rootfs:
         writable = self._disks.path(container.id)
         *layers, top = await asyncio.gather(
-            *(sandbox.attach_disk(disk, fs="erofs", readonly=True) for disk in self._images.leased_disks(container.id)),
-            sandbox.attach_disk(writable, fs="ext4", readonly=False),
+            *(attach(disk, fs="erofs", readonly=True) for disk in self._images.leased_disks(container.id)),
+            attach(writable, fs="ext4", readonly=False),
         )
         return Rootfs(
             layers=[msgspec.convert(layer, Disk) for layer in layers],

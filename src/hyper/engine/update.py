@@ -72,7 +72,7 @@ class LimitUpdates:
             if changes.memory_bytes is not None:
                 await _check_usage(agent, managed.id, changes.memory_bytes)
             if "memory" in wanted or "cpu" in wanted:
-                await run.sandbox.resize(after.memory_bytes or None, cpus(after))
+                await run.pod.resize({managed.id: (after.memory_bytes or None, cpus(after))})
             try:
                 await agent.update(managed.id, wanted)
             except (Conflict, InvalidArgument, Unsupported):

@@ -129,9 +129,11 @@ class ContainerRequest:
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     """Where → options, comma-separated (``size=64m,mode=1777``)."""
     shm_size_bytes: int | None = DEFAULT_SHM_BYTES
-    """None: no /dev/shm."""
-    namespaces: Sequence[str] = ("pid", "mount", "cgroup")
-    """Its own ones; the others are the sandbox's."""
+    """None: no /dev/shm, or the sandbox's as big as it is."""
+    shm_of_sandbox: bool = False
+    """/dev/shm is the sandbox's, which its containers may share."""
+    namespaces: Mapping[str, str] = field(default_factory=lambda: {"pid": "", "mount": "", "cgroup": ""})
+    """Its own ones, or with the path of another's; the others are the sandbox's."""
     devices: Sequence[Device] = ()
     device_rules: Sequence[str] = ()
     """``c 10:* rwm``"""
@@ -156,7 +158,9 @@ def container_spec(request: ContainerRequest, *, machine: str | None = None) -> 
     allowed = capabilities.effective(process.capabilities_add, process.capabilities_drop, privileged=process.privileged)
     rules = [*_device_rules(process.privileged), *(_device_rule(rule) for rule in request.device_rules)]
     linux: dict[str, Any] = {
-        "namespaces": [{"type": kind} for kind in request.namespaces],
+        "namespaces": [
+            {"type": kind, "path": path} if path else {"type": kind} for kind, path in request.namespaces.items()
+        ],
         "resources": {**resources(request.resources), "devices": rules},
         "maskedPaths": _or_default(request.masked_paths, () if process.privileged else MASKED_PATHS),
         "readonlyPaths": _or_default(request.readonly_paths, () if process.privileged else READONLY_PATHS),
@@ -273,7 +277,10 @@ def _mounts(request: ContainerRequest) -> list[dict[str, Any]]:
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", system_mode, "nosuid", "noexec", "nodev"),
         _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
     ]
-    if "/dev/shm" not in request.tmpfs and request.shm_size_bytes is not None:
+    if request.shm_of_sandbox:
+        sized = [] if request.shm_size_bytes is None else [f"size={request.shm_size_bytes}"]
+        mounts.append(_mount("/dev/shm", "bind", "/dev/shm", "bind", "nosuid", "noexec", "nodev", *sized))
+    elif "/dev/shm" not in request.tmpfs and request.shm_size_bytes is not None:
         size = f"size={request.shm_size_bytes}"
         mounts.append(_mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", size))
     for path, options in request.tmpfs.items():

@@ -105,7 +105,10 @@ def test_the_network_is_the_default_one_or_none() -> None:
     [
         ({"memory_bytes": 1024}, InvalidArgument, "Minimum memory limit allowed is 6MB"),
         ({"nano_cpus": -1}, InvalidArgument, "NanoCPUs"),
-        ({"network_mode": "container:x"}, Unsupported, "--network none"),
+        ({"network_mode": "mine"}, Unsupported, "--network none"),
+        ({"network_mode": "bridge", "pid_mode": "container:x"}, Unsupported, "one network card"),
+        ({"publish_all_ports": True, "pid_mode": "container:x"}, Unsupported, "ports cannot be published"),
+        ({"network_mode": "container:x", "ipc_mode": "shareable"}, Unsupported, "cannot have a shareable IPC"),
         ({"restart_policy": RestartPolicy(name="always")}, Unsupported, "restart policy"),
         ({"log_driver": "syslog"}, Unsupported, "only json-file"),
         ({"log_options": {"max-size": "1m"}}, Unsupported, "logging driver"),

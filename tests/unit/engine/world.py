@@ -53,27 +53,40 @@ class Guest:
         self.stalled = False
         """Nothing that is read ever ends."""
         self.closed_streams: list[int] = []
+        self.interfaces: Any = None
+        """As the last configuration had them."""
         self.memory_stat = {"anon": 0, "active_file": 0, "inactive_file": 0, "slab_reclaimable": 0}
         """What the container's processes use."""
 
     # -- what tests make happen
 
-    def process(self, exec_id: str = "") -> dict[str, Any]:
-        [container] = self.containers.values()
+    def process(self, exec_id: str = "", *, container_id: str = "") -> dict[str, Any]:
+        """Of the container, or of the only one."""
+        [container] = [self.containers[container_id]] if container_id else self.containers.values()
         return next(process for process in container["processes"] if process["process"] == exec_id)
 
-    def print(self, data: bytes, *, exec_id: str = "", stream: str = "io") -> None:
-        self.model.output(self.process(exec_id)["stdio"][stream], data)
+    def print(self, data: bytes, *, exec_id: str = "", stream: str = "io", container_id: str = "") -> None:
+        self.model.output(self.process(exec_id, container_id=container_id)["stdio"][stream], data)
 
-    def exit(self, code: int = 0, *, exec_id: str = "", signal: int | None = None, execs_first: bool = True) -> None:
+    def exit(
+        self,
+        code: int = 0,
+        *,
+        exec_id: str = "",
+        signal: int | None = None,
+        execs_first: bool = True,
+        container_id: str = "",
+    ) -> None:
         """Streams end, then the event, as the agent does it; an init takes the container with it, and its execs, which
         are mostly told of first."""
-        [(container_id, container)] = self.containers.items()
-        process = self.process(exec_id)
+        if not container_id:
+            [container_id] = self.containers
+        container = self.containers[container_id]
+        process = self.process(exec_id, container_id=container_id)
         if not exec_id and execs_first:
             for other in container["processes"]:
                 if other["process"] and other["status"] == "running":
-                    self.exit(137, exec_id=other["process"], signal=9)
+                    self.exit(137, exec_id=other["process"], signal=9, container_id=container_id)
         process.update(status="exited", exit_code=code, signal=signal, exited_ns=time.time_ns())
         if not exec_id:
             container["status"] = "stopped"
@@ -132,11 +145,20 @@ class Guest:
         return {"started_ns": container["processes"][0]["started_ns"]}
 
     def _container_signal(self, params: dict[str, Any]) -> Any:
-        if self.process()["status"] != "running":
+        if self.process(container_id=params["id"])["status"] != "running":
             raise NotFound(f"container {params['id']} has no live process")
         number = params["signal"]
         if number not in self.ignored_signals:
-            self.exit(128 + number, signal=number)
+            self.exit(128 + number, signal=number, container_id=params["id"])
+        return {}
+
+    def _container_delete(self, params: dict[str, Any]) -> Any:
+        if self.containers.pop(params["id"], None) is None:
+            raise NotFound(f"no container {params['id']} in this sandbox")
+        return {}
+
+    def _sandbox_configure(self, params: dict[str, Any]) -> Any:
+        self.interfaces = params.get("interfaces")
         return {}
 
     def _container_pause(self, params: dict[str, Any]) -> Any:

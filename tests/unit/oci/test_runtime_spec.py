@@ -192,8 +192,8 @@ def test_init_says_that_it_is_not_there() -> None:
 
 
 def test_what_is_shared_with_the_sandbox_has_no_namespace() -> None:
-    made = spec(namespaces=("mount",))
-    assert made["linux"]["namespaces"] == [{"type": "mount"}]
+    made = spec(namespaces={"mount": "", "pid": "/proc/7/ns/pid"})
+    assert made["linux"]["namespaces"] == [{"type": "mount"}, {"type": "pid", "path": "/proc/7/ns/pid"}]
 
 
 def test_devices_have_a_source_in_the_sandbox_and_rules_come_behind_the_default_ones() -> None:

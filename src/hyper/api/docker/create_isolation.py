@@ -37,6 +37,8 @@ def check(body: CreateBody) -> None:
     _mode("UTS", host.uts_mode, _UTS_MODES, joins=True)
     _mode("cgroup namespace", host.cgroupns_mode, _CGROUPNS_MODES, joins=False)
     _mode("user namespace", host.userns_mode, _USERNS_MODES, joins=False)
+    if host.network_mode.partition(":")[0] == "container":
+        _check_network_of_another(body, host)
     if host.uts_mode and body.hostname:
         raise InvalidArgument("conflicting options: hostname and the UTS mode")
     if host.runtime not in _RUNTIMES:
@@ -87,6 +89,29 @@ def _mode(kind: str, given: str, known: Sequence[str], *, joins: bool) -> None:
     if given in known or (joins and given.startswith("container:") and len(given) > len("container:")):
         return
     raise InvalidArgument(f"invalid {kind} mode: {given[:128]}")
+
+
+def _check_network_of_another(body: CreateBody, host: HostConfig) -> None:
+    if not host.network_mode.partition(":")[2]:
+        raise InvalidArgument("Invalid network mode: invalid container format container:<name|id>")
+    network = "conflicting options:"
+    for wrong, words in (
+        (body.hostname, f"{network} hostname and the network mode"),
+        (
+            host.links,
+            f"{network} container type network can't be used with links. This would result in undefined behavior",
+        ),
+        (host.dns, f"{network} dns and the network mode"),
+        (host.extra_hosts, f"{network} custom host-to-IP mapping and the network mode"),
+        (body.mac_address, f"{network} mac-address and the network mode"),
+        (
+            host.port_bindings or host.publish_all_ports,
+            f"{network} port publishing and the container type network mode",
+        ),
+        (body.exposed_ports, f"{network} port exposing and the container type network mode"),
+    ):
+        if wrong:
+            raise InvalidArgument(words)
 
 
 def _no_driver(request: DeviceRequest) -> str:

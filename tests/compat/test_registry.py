@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.hyperd import KINDS, POOLED, Door, needs_docker_cli, running_host_eng
 from tests.netns import NetworkNamespace
 from tests.registry import PASSWORD, USER, RealRegistry, certificate
 
+HYPER = (sys.executable, "-c", "import sys; sys.argv[0] = 'hyper'; from hyper.cli.main import main; main()")
 OPEN, LOCKED, SECURE, PLAIN = "127.0.0.1:5000", "127.0.0.1:5001", "192.0.2.10:5002", "192.0.2.10:5003"
 """Of the registries: anybody's; with a password; with TLS away from loopback; plain HTTP away from loopback."""
 
@@ -52,6 +55,20 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         )
         stack.enter_context(RealRegistry(namespace, folder / "plain", address="192.0.2.10", port=5003))
         yield Place(door, namespace)
+
+
+def hyper(door: Door, *words: str, input: bytes | None = None, code: int = 0) -> subprocess.CompletedProcess[bytes]:
+    """Our own command line, to its end."""
+    result = subprocess.run(
+        [*HYPER, "-H", door.address, *words],
+        input=input,
+        stdin=None if input is not None else subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        env=door.environment,
+    )
+    assert result.returncode == code, result
+    return result
 
 
 @pytest.fixture
@@ -218,3 +235,45 @@ def test_docker_py(place: Place, pushed: str) -> None:
             client.images.pull(f"{OPEN}/nosuch", tag="1")
     finally:
         client.close()
+
+
+def test_hyper_pulls_pushes_and_shares_dockers_logins(place: Place) -> None:
+    door, name = place.door, f"{LOCKED}/ours:1"
+    door.docker("load", input=saved_image(name, b"ours"))
+    assert b"no basic auth credentials" in hyper(door, "push", name, code=1).stderr
+    wrong = hyper(door, "login", "-u", USER, "--password-stdin", LOCKED, input=b"wrong", code=1)
+    assert b"unauthorized" in wrong.stderr
+    done = hyper(door, "login", "-u", USER, "--password-stdin", LOCKED, input=PASSWORD.encode())
+    assert done.stdout == b"Login Succeeded\n"
+    lines = hyper(door, "push", name).stdout.decode().splitlines()
+    assert lines[0] == f"The push refers to repository [{LOCKED}/ours]"
+    assert lines[-1].startswith("1: digest: sha256:")
+    hyper(door, "rmi", name)
+    door.docker("pull", name)  # with hyper's login
+    assert b"Image is up to date" in hyper(door, "pull", name).stdout
+    hyper(door, "rmi", name)
+    created = hyper(door, "create", name)
+    assert f"Unable to find image '{name}' locally".encode() in created.stderr
+    assert b"Status: Downloaded newer image for" in created.stderr
+    hyper(door, "rm", created.stdout.decode().strip())
+    again = hyper(door, "create", "--pull", "always", "-q", name)
+    assert again.stderr == b""
+    hyper(door, "rm", again.stdout.decode().strip())
+    assert hyper(door, "pull", "-q", name).stdout.decode().strip() == name
+    assert b"Removing login credentials" in hyper(door, "logout", LOCKED).stdout
+    assert b"Not logged in" in hyper(door, "logout", LOCKED).stdout
+    hyper(door, "rmi", name)
+    assert b"No such image" in hyper(door, "create", "--pull", "never", name, code=1).stderr
+    assert b"Unexpected status code 404" in hyper(door, "search", f"{OPEN}/x", code=1).stderr
+
+
+def test_hyper_pulls_all_tags(place: Place) -> None:
+    door = place.door
+    for tag in ("a", "b"):
+        door.docker("load", input=saved_image(f"{OPEN}/every:{tag}", tag.encode()))
+    hyper(door, "push", "-a", f"{OPEN}/every")
+    hyper(door, "rmi", f"{OPEN}/every:a", f"{OPEN}/every:b")
+    assert hyper(door, "pull", "-a", f"{OPEN}/every").stdout.decode().splitlines()[-1] == f"{OPEN}/every"
+    shown = hyper(door, "images", "--digests", "--format", "{{.Tag}} {{.Digest}}", f"{OPEN}/every").stdout.decode()
+    assert sorted(line.partition(" sha256:")[0] for line in shown.splitlines()) == ["a", "b"]
+    hyper(door, "rmi", f"{OPEN}/every:a", f"{OPEN}/every:b")

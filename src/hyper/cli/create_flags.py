@@ -65,7 +65,7 @@ CREATE_FLAGS: tuple[Flag, ...] = (
     switch("--privileged", "Give all capabilities and devices (inside of its VM)"),
     many("-p --publish", "Publish a port ([[address:]port:]port[/protocol])"),
     switch("-P --publish-all", "Publish all exposed ports to random ports"),
-    value("--pull", "When to pull the image (missing, never)", default="missing"),
+    value("--pull", "When to pull the image (always, missing, never)", default="missing"),
     switch("-q --quiet", "Say nothing about pulling"),
     switch("--read-only", "Mount the root filesystem read-only"),
     value("--restart", "Restart policy (no, on-failure[:count], always, unless-stopped)", default="no"),

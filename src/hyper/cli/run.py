@@ -186,26 +186,25 @@ def for_each(names: Sequence[str], act: Callable[[str], object], *, show: bool =
 
 def _create(engine: Engine, parsed: Parsed, *, attach: bool) -> str:
     image = parsed.arguments[0]
-    if parsed.value("pull") not in ("missing", "never"):
-        raise Unsupported(
-            f"--pull {parsed.value('pull')} needs registries, which are not there yet: load or import {image}"
-        )
+    when = parsed.value("pull")
+    if when not in ("always", "missing", "never"):
+        raise InvalidArgument(f'invalid pull option: \'{when}\': must be one of "always", "missing" or "never"')
     size = terminal.size() if parsed.on("tty") and attach else (0, 0)
     body = create_body(parsed, environment=os.environ, read_file=_read_file, attach=attach, console_size=size)
     cidfile = parsed.value("cidfile")
     if cidfile and os.path.exists(cidfile):
         raise InvalidArgument(f"--cidfile {cidfile} exists already: remove it, or name another file")
     query = {"name": parsed.value("name") or None, "platform": parsed.value("platform") or None}
+    if when == "always":
+        _pull(engine, parsed)
     try:
         answer = engine.object("POST", "/containers/create", query=query, body=body)
     except NotFound as error:
-        if "image" not in error.message.lower():
+        if when != "missing" or "no such image" not in error.message.lower():
             raise
-        raise NotFound(
-            f"there is no image {image} here, and registries are not there yet: bring it in by "
-            f"`hyper load -i ARCHIVE` (from `docker save`) or `hyper import ROOT.tar {image}`; "
-            "`hyper images` lists what there is"
-        ) from error
+        print(f"Unable to find image '{_familiar(image)}' locally", file=sys.stderr, flush=True)
+        _pull(engine, parsed)
+        answer = engine.object("POST", "/containers/create", query=query, body=body)
     for warning in answer.get("Warnings") or ():
         print(f"hyper: warning: {warning}", file=sys.stderr)
     container_id = str(answer["Id"])
@@ -213,6 +212,20 @@ def _create(engine: Engine, parsed: Parsed, *, attach: bool) -> str:
         with open(cidfile, "x", encoding="utf-8") as file:
             file.write(container_id)
     return container_id
+
+
+def _pull(engine: Engine, parsed: Parsed) -> None:
+    from hyper.cli.registry import fetch
+    from hyper.oci import reference
+
+    name = reference.parse(parsed.arguments[0]).with_default_tag()
+    fetch(engine, name, platform=parsed.value("platform"), stream=None if parsed.on("quiet") else sys.stderr)
+
+
+def _familiar(image: str) -> str:
+    from hyper.oci import reference
+
+    return reference.parse(image).with_default_tag().familiar
 
 
 def _read_file(path: str) -> str:

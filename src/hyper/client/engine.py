@@ -165,9 +165,10 @@ class Engine:
         *,
         query: Query | None = None,
         content: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """A stream of JSON objects, one a line (progress, events). One with ``errorDetail`` or ``error`` is raised."""
-        response = self.request(method, path, query=query, content=content)
+        response = self.request(method, path, query=query, content=content, headers=headers)
         try:
             for line in response.lines():
                 message = decode(line)

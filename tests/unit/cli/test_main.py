@@ -17,7 +17,7 @@ from hyper.cli.verbs import GROUP_VERBS, GROUPS, NOT_YET, VERBS
     [
         (["psx"], 125, "did you mean ps?"),
         (["image", "lss"], 125, "did you mean ls?"),
-        (["pull", "x"], 125, "pull is not there yet"),
+        (["build", "x"], 125, "build is not there yet"),
         (["--nope"], 125, "unknown flag --nope"),
         (["-H"], 125, "wants a value"),
         (["run"], 125, "at least 1 argument"),

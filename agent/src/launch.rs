@@ -19,10 +19,11 @@ use crate::spec;
 use crate::sys;
 use crate::users::{self, Identity};
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
@@ -31,6 +32,8 @@ pub const ORDER: u8 = b'O';
 pub const READY: u8 = b'R';
 pub const FAILED: u8 = b'E';
 pub const START: u8 = b'S';
+/// Of a program.
+const READ_AHEAD_BYTES: u64 = 2 * 1024 * 1024;
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The process of the spec with everything parsed that can fail early.
@@ -143,7 +146,11 @@ pub fn run_init(shape: &Shape, unshare: i32, join: &[(OwnedFd, i32)], sync: &Own
     };
     match prepared() {
         Ok((program, identity, held, terminal)) => {
-            if !tell_ready(sync, Some(held), terminal) || !wait_for_start(sync) {
+            if !tell_ready(sync, Some(held), terminal) {
+                return 1;
+            }
+            read_ahead(&program, &identity);
+            if !wait_for_start(sync) {
                 return 1;
             }
             report(sync, become_program(&program, &identity))
@@ -236,7 +243,7 @@ fn build(shape: &Shape, skeleton: &Skeleton, order: &Order) -> Result<OwnedFd> {
     sysctls(&order.sysctl)?;
     rootfs::check_files(&order.files)?;
     let rest = &shape.mounts[skeleton.mounts..];
-    rootfs::assemble(&order.rootfs, &order.files, &mount_points(shape, order))?;
+    rootfs::assemble(&order.rootfs, &order.files, &mount_points(shape, order), order.ephemeral)?;
     skeleton.move_into(rootfs::ROOT)?;
     let (devices, _) = devices::look_up(&order.devices)?;
 
@@ -400,6 +407,21 @@ fn become_program(program: &Program, identity: &Identity) -> Error {
             }
         }
         Err(error) => error,
+    }
+}
+
+/// Has the kernel fetch the program while the host is about to start it: one large read instead of one for each part that
+/// is run. What is wrong with the program is found later.
+fn read_ahead(program: &Program, identity: &Identity) {
+    let env = environment(&program.process.env, identity);
+    let path = find_program(program.process.args.first().map_or("", |a| a), &env);
+    let opened = path.ok().and_then(|path| {
+        let path = Path::new(OsStr::from_bytes(path.as_bytes()));
+        // Not a device or a FIFO, which the image may have there.
+        fs::metadata(path).is_ok_and(|file| file.is_file()).then(|| fs::File::open(path).ok())?
+    });
+    if let Some(file) = opened {
+        sys::will_need(&file, 0, READ_AHEAD_BYTES);
     }
 }
 

@@ -28,6 +28,7 @@ pub struct Outgoing<'a> {
     pub rootfs: &'a Rootfs,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<&'a RawValue>,
+    pub ephemeral: bool,
 }
 
 #[derive(Deserialize)]
@@ -44,6 +45,7 @@ pub struct Order {
     pub rootfs: Rootfs,
     #[serde(default)]
     pub files: Vec<InjectedFile>,
+    pub ephemeral: bool,
 }
 
 /// The message that the descriptors come with.
@@ -157,6 +159,7 @@ mod tests {
             propagation: None,
             rootfs: &rootfs,
             files: None,
+            ephemeral: true,
         };
         give(&ours, &order, ends, filter).unwrap();
         await_one(&theirs)
@@ -173,7 +176,7 @@ mod tests {
         let ends = Ends { stdin: None, stdout: Some(stdout), stderr: None };
         let (order, ends, got) = given(&json!({"args": [argument]}).to_string(), ends, Some(&filter)).unwrap().unwrap();
         assert_eq!(order.process.args, [argument]);
-        assert!(order.readonly && order.devices.is_empty() && order.files.is_empty());
+        assert!(order.readonly && order.ephemeral && order.devices.is_empty() && order.files.is_empty());
         assert_eq!((order.hostname.as_deref(), order.rootfs.layers.len()), (Some("box"), 1));
         let got = got.unwrap();
         assert_eq!((got.flags, got.program.len(), got.program[0].k), (5, 1, 0x7fff_0000));

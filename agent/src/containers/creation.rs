@@ -52,6 +52,7 @@ impl Agent {
             propagation: spec.linux.rootfs_propagation,
             rootfs: &rootfs,
             files,
+            ephemeral,
         };
         let streams = self.open_streams(&stdio, terminal)?;
         let init = self.new_serial();

@@ -59,7 +59,7 @@ impl Place {
             }
             Place::Disks(rootfs) => {
                 own_namespace()?;
-                rootfs::assemble(rootfs, &[], &[])?;
+                rootfs::assemble(rootfs, &[], &[], false)?;
                 std::os::unix::fs::chroot(rootfs::ROOT).context(|| "cannot enter the root file system".into())?;
             }
         }

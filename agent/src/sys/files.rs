@@ -81,6 +81,21 @@ pub fn set_readonly(path: &str) -> io::Result<()> {
     check(unsafe { libc::syscall(SYS_MOUNT_SETATTR, libc::AT_FDCWD, path.as_ptr(), 0u32, &attr, size) }).map(|_| ())
 }
 
+/// How far the kernel reads ahead in this block device, and in the files of the file system on it.
+pub fn set_read_ahead(device: &impl AsRawFd, bytes: u64) -> io::Result<()> {
+    // linux/fs.h: `_IO(0x12, 98)`, counted in sectors of 512 bytes.
+    const BLKRASET: u64 = 0x1262;
+    // SAFETY: BLKRASET takes a number.
+    check_int(unsafe { libc::ioctl(device.as_raw_fd(), BLKRASET as _, bytes / 512) }).map(|_| ())
+}
+
+/// Has the kernel read `length` bytes from `offset` on into its cache, behind the caller.
+pub fn will_need(file: &impl AsRawFd, offset: u64, length: u64) {
+    let (offset, length) = (offset as libc::off_t, length as libc::off_t);
+    // SAFETY: numbers only. What is not read now is read later.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, length, libc::POSIX_FADV_WILLNEED) };
+}
+
 pub fn mknod(path: &str, mode: u32, major: u32, minor: u32) -> io::Result<()> {
     let path = c(path)?;
     // SAFETY: a C string and numbers.

@@ -26,6 +26,8 @@ _PING_S = 5.0
 _RETRY_S = 10.0
 _YIELD_S = 0.25
 """How long a refill waits for starts under way at the most: when they never cease, nothing else would fill the pool."""
+_CALM_S = 0.1
+"""How long it waits behind the last start: most of what is started has said its first words by then, or has ended."""
 _LOW_SHARE, _PLENTY_SHARE = 0.10, 0.20
 """Of the host's memory: with less available than the first the pool is given up, with more than the second filled
 again."""
@@ -71,6 +73,7 @@ class Pool:
         self._idle = asyncio.Event()
         self._idle.set()
         self._starts = 0
+        self._begun = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self.made = 0
@@ -131,11 +134,16 @@ class Pool:
 
     def start_begins(self) -> None:
         self._starts += 1
+        self._begun += 1
         self._idle.clear()
 
     def start_ends(self) -> None:
         self._starts -= 1
         if not self._starts:
+            asyncio.get_running_loop().call_later(_CALM_S, self._calm, self._begun)
+
+    def _calm(self, begun: int) -> None:
+        if begun == self._begun:
             self._idle.set()
 
     async def drain(self) -> None:

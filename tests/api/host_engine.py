@@ -17,13 +17,13 @@ import signal as signals
 import struct
 import termios
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
-from hyper.engine.api import Files, ImageView
+from hyper.engine.api import Commits, Files, ImageView
 from hyper.engine.attachment import HubAttachment
 from hyper.engine.create import container_from
 from hyper.engine.events import EventLog
@@ -604,6 +604,20 @@ class HostImages:
     def remove(self, name_or_id: str, *, force: bool) -> Sequence[Any]:
         return self._store.remove(name_or_id, force=force, in_use=self._containers.users)
 
+    def save(self, names: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        return self._store.save(names)
+
+    def prune(self, accept: Callable[[ImageView], bool]) -> tuple[Sequence[Any], int]:
+        before, removals = self._store.layers_bytes(), list[Any]()
+        for image in self._store.list():
+            if accept(image) and not self._containers.users(image.id):
+                for name in image.references or (image.id,):
+                    removals += self.remove(name, force=not image.references)
+        return removals, before - self._store.layers_bytes()
+
+    def layers_bytes(self) -> int:
+        return self._store.layers_bytes()
+
     def history(self, name_or_id: str) -> Sequence[Any]:
         return self._store.history(name_or_id)
 
@@ -618,6 +632,10 @@ class HostEngine:
         self.execs = HostExecs(self.containers)
         self.images = HostImages(images, self.containers, self.events)
         self.registries = RegistryUseCases(images, registry_client, self.events)
+
+    @property
+    def commits(self) -> Commits:
+        raise Unsupported("processes of the host have no file systems of their own")
 
     @property
     def files(self) -> Files:

@@ -30,6 +30,7 @@ from hyper.engine.model import (
 )
 from hyper.oci.descriptor import Descriptor, Platform
 from hyper.oci.distribution import Credentials
+from hyper.oci.image_config import ContainerConfig as ImageContainerConfig
 from hyper.oci.image_config import ImageConfig
 from hyper.oci.reference import Reference
 
@@ -203,6 +204,23 @@ class Files(Protocol):
         ...
 
 
+class Commits(Protocol):
+    async def commit(
+        self,
+        reference: str,
+        *,
+        name: str | None,
+        comment: str,
+        author: str,
+        changes: Sequence[str],
+        config: ImageContainerConfig | None,
+        pause: bool,
+    ) -> ImageView:
+        """An image of what the container has become. ``changes``: Dockerfile instructions; ``config``: instead of the
+        container's own, what it does not say is taken from that. ``pause``: freeze it meanwhile."""
+        ...
+
+
 class Events(Protocol):
     def subscribe(self, *, since_ns: int, until_ns: int, accept: Callable[[Event], bool]) -> AsyncIterator[Event]:
         """Kept events since then and new ones as they come; ends at ``until_ns`` (0: never)."""
@@ -218,6 +236,9 @@ class Engine(Protocol):
 
     @property
     def execs(self) -> Execs: ...
+
+    @property
+    def commits(self) -> Commits: ...
 
     @property
     def files(self) -> Files: ...
@@ -251,6 +272,16 @@ class LoadedImage(Protocol):
         ...
 
 
+class LayerView(Protocol):
+    """``size_bytes``: uncompressed (``hyper.images.records.LayerRecord``)."""
+
+    @property
+    def diff_id(self) -> str: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
 class ImageView(Protocol):
     """An image as doors need it (``hyper.images.store.Image`` is one)."""
 
@@ -271,6 +302,9 @@ class ImageView(Protocol):
 
     @property
     def digests(self) -> Sequence[str]: ...
+
+    @property
+    def layers(self) -> Sequence[LayerView]: ...
 
 
 class HistoryView(Protocol):
@@ -337,6 +371,18 @@ class Images(Protocol):
     ) -> ImageView: ...
 
     def resolve(self, name_or_id: str) -> ImageView: ...
+
+    def save(self, names: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        """An archive of images, by names (a repository: all of its tags) or IDs. NotFound when it is called."""
+        ...
+
+    def prune(self, accept: Callable[[ImageView], bool]) -> tuple[Sequence[RemovalView], int]:
+        """Remove those that no container stands on and ``accept`` lets go; what went, and bytes given back."""
+        ...
+
+    def layers_bytes(self) -> int:
+        """Of all layers, each counted once."""
+        ...
 
     def list(self) -> Sequence[ImageView]: ...
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyper.engine.caretakers import Caretakers
+from hyper.engine.commit import CommitUseCases
 from hyper.engine.containers import ContainerUseCases
 from hyper.engine.events import EventLog
 from hyper.engine.execs import ExecUseCases
@@ -99,6 +100,7 @@ class LiveEngine:
             default_memory_bytes=sandboxes.default_memory_bytes,
             metrics=EngineMetrics(metrics, self._registry, lambda: len(images.list()), sandboxes.describe),
         )
+        self.commits = CommitUseCases(self._registry, images, self.files, self.containers.life, self.events)
         self.images = ImageUseCases(images, self._registry, self.events)
         self.registries = RegistryUseCases(images, registry_client, self.events)
         self._recovery = Recovery(

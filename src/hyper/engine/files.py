@@ -93,6 +93,16 @@ class FileUseCases:
         self._events.of_container(managed.snapshot, "export")
         return self._out(managed, None)
 
+    async def layer(self, managed: Managed) -> AsyncGenerator[bytes, None]:
+        """What the container has changed, as the tar of an image's layer."""
+
+        async def pieces() -> AsyncGenerator[bytes, None]:
+            async with await self._files(managed) as files, aclosing(files.layer()) as layer:
+                async for piece in layer:
+                    yield piece
+
+        return pieces()
+
     async def _files(self, managed: Managed) -> AbstractAsyncContextManager[GuestFiles]:
         """Where its files are to be had just now, to be entered at once."""
         while True:

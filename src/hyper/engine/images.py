@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
+from hyper.engine.api import ImageView
 from hyper.engine.events import EventLog
 from hyper.engine.registry import ContainerRegistry
+from hyper.errors import NotFound
 from hyper.images.store import HistoryItem, Image, ImageStore, ImageUser, LoadedImage, LoadProgress, Removal
 
 
@@ -55,6 +57,32 @@ class ImageUseCases:
         for removal in removals:
             self._emit("untag" if removal.untagged else "delete", image.id, name_or_id)
         return removals
+
+    def save(self, names: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        pieces = self._store.save(names)
+        for name in names:
+            self._emit("save", self._store.resolve(name).id if self._has(name) else name, name)
+        return pieces
+
+    def _has(self, name: str) -> bool:
+        """A repository's name stands for tags of which none may be "latest"."""
+        try:
+            self._store.resolve(name)
+        except NotFound:
+            return False
+        return True
+
+    def prune(self, accept: Callable[[ImageView], bool]) -> tuple[Sequence[Removal], int]:
+        before = self._store.layers_bytes()
+        removals: list[Removal] = []
+        for image in self._store.list():
+            if accept(image) and not self._users(image.id):
+                for name in image.references or (image.id,):
+                    removals += self.remove(name, force=not image.references)
+        return removals, before - self._store.layers_bytes()
+
+    def layers_bytes(self) -> int:
+        return self._store.layers_bytes()
 
     def history(self, name_or_id: str) -> Sequence[HistoryItem]:
         return self._store.history(name_or_id)

@@ -111,6 +111,34 @@ class Catalog:
             raise NotFound(f"No such image: {parsed.familiar}")
         return found
 
+    def choose(self, names: Sequence[str]) -> list[tuple[Image, tuple[str, ...]]]:
+        """The images of these names and IDs, each once with the names it was asked for by; a repository without a tag
+        is all of its tags. NotFound for one that is not there."""
+        chosen: dict[str, dict[str, None]] = {}
+        for name in names:
+            by_name = self._names_of(name)
+            if not by_name:
+                chosen.setdefault(self.resolve(name).id, {})
+            for image_id, canonical in by_name:
+                chosen.setdefault(image_id, {})[canonical] = None
+        return [(self._images[image_id], tuple(wanted)) for image_id, wanted in chosen.items()]
+
+    def _names_of(self, text: str) -> list[tuple[str, str]]:
+        """(image ID, canonical name) of what a name stands for; none for an ID."""
+        if reference.is_identifier(text) or digest.is_digest(text):
+            return []
+        parsed = reference.parse(text)
+        if parsed.digest:
+            return []
+        if parsed.tag:
+            found = self._by_name(parsed)
+            return [(found.id, str(parsed))] if found else []
+        return [
+            (image.id, name)
+            for name, image in sorted(self._names.items())
+            if (known := reference.parse(name)).name == parsed.name and known.tag
+        ]
+
     def check_tag(self, target: str) -> Reference:
         """The reference to record for ``docker tag``; InvalidArgument when it cannot be one."""
         parsed = reference.parse(target)
@@ -159,7 +187,8 @@ class Catalog:
             references = (str(parsed), *_left_alone(parsed, names))
             lines.extend(Removal(untagged=reference.familiar(name)) for name in references)
             names = tuple(name for name in names if name not in references)
-            if names:
+            if names or any(user.running for user in users):
+                # As Docker: with force the last name goes, and the image stays for the container.
                 return RemovalPlan(image, references, False, tuple(lines))
             self._check_conflict(image, (), users, force=force)
         else:

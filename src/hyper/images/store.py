@@ -14,10 +14,12 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from hyper.errors import InvalidArgument, NotFound
 from hyper.images import changes as dockerfile_changes
@@ -29,6 +31,7 @@ from hyper.images.intake import consume, stoppable
 from hyper.images.layers.build import BuiltDisk, Layer, build_disk, verify
 from hyper.images.limits import Budget, ImageLimits
 from hyper.images.records import ImageRecord, ImageRecords, LayerRecord, ManifestRecord
+from hyper.images.save import Chosen, archive
 from hyper.oci import digest, image_config, reference
 from hyper.oci.image_config import ContainerConfig, History, ImageConfig, RootFs
 from hyper.system import blocking
@@ -36,6 +39,8 @@ from hyper.system.database import Database
 
 __all__ = ["HistoryItem", "Image", "ImageStore", "ImageUser", "LoadProgress", "LoadedImage", "Removal"]
 
+_EMPTY_LAYER = digest.of(bytes(1024))
+"""A tar without members: a commit of a container that has changed nothing."""
 _NO_LAYERS = digest.of(b"")
 """Names the disk of an image without any layer (``FROM scratch`` with metadata only)."""
 
@@ -211,6 +216,77 @@ class ImageStore:
         found = self._catalog.by_id(config.id)
         assert found is not None
         return found
+
+    async def commit(
+        self,
+        parent: Image,
+        layer: AsyncIterator[bytes],
+        *,
+        config: ContainerConfig,
+        step: History,
+        container: str,
+        reference: str | None,
+    ) -> Image:
+        """An image of ``parent`` with one layer more (a tar; an empty one adds none). ``step``: its line of the
+        history; ``config``: how containers of it run. Errors as :meth:`load`'s."""
+        name = self._catalog.check_tag(reference) if reference else None
+        budget = Budget(self._limits, self._content.root)
+
+        def receive(chunks: Iterator[bytes]) -> Spooled:
+            budget.check_free()
+            return self._content.spool(chunks, scratch, budget)
+
+        blobs = [self._content.blob_path(known.blob) for known in parent.layers]
+        with self._pinned(*blobs):
+            below = [
+                Spooled(path, known.blob, path.stat().st_size, b"", None)
+                for path, known in zip(blobs, parent.layers, strict=True)
+            ]
+            async with self.scratch() as scratch:
+                spooled = await consume(layer, receive, budget)
+                empty = spooled.digest == _EMPTY_LAYER
+                diff_ids = [*parent.config.diff_ids, *(() if empty else (spooled.digest,))]
+                line = msgspec.structs.replace(step, empty_layer=empty)
+                made = image_config.encode(
+                    ImageConfig(
+                        architecture=parent.config.architecture,
+                        os=parent.config.os or "linux",
+                        variant=parent.config.variant,
+                        created=step.created,
+                        author=step.author,
+                        comment=step.comment,
+                        config=config,
+                        rootfs=RootFs(diff_ids=diff_ids),
+                        history=[*(parent.config.history or ()), line],
+                        container=container,
+                    )
+                )
+                layers = (*below, *(() if empty else (spooled,)))
+                image = ArchiveImage(made, layers, (str(name),) if name else ())
+                await self._add(image, scratch, budget, lambda step, item, count: None, parent.owner)
+        found = self._catalog.by_id(made.id)
+        assert found is not None
+        return found
+
+    def save(self, names: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        """The images of these names or IDs as one archive (``docker save``); a repository's name without a tag
+        stands for all of its tags. NotFound when this is called, DataLoss while it is read."""
+        chosen = [
+            Chosen(image, references, tuple(self._content.blob_path(layer.blob) for layer in image.layers))
+            for image, references in self._catalog.choose(names)
+        ]
+        return self._saved(chosen)
+
+    async def _saved(self, chosen: Sequence[Chosen]) -> AsyncGenerator[bytes, None]:
+        with self._pinned(*(blob for one in chosen for blob in one.blobs)):
+            pieces = archive(chosen, Budget(self._limits, self._content.root))
+            while (piece := await blocking.run(next, pieces, None)) is not None:
+                if piece:
+                    yield piece
+
+    def layers_bytes(self) -> int:
+        """What all layers have together, each counted once, uncompressed."""
+        return sum({layer.diff_id: layer.size_bytes for image in self.list() for layer in image.layers}.values())
 
     async def _add(
         self,

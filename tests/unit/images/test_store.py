@@ -349,13 +349,6 @@ async def test_removal_keeps_what_another_image_shares(store: ImageStore) -> Non
             False,
             'unable to remove repository reference "a:1" (must force) - container cccccccccccc',
         ),
-        (
-            "a:1",
-            "name",
-            [ImageUser("c" * 64, True)],
-            True,
-            "(cannot be forced) - image is being used by running container",
-        ),
     ],
 )
 async def test_removal_conflicts_in_dockers_words(
@@ -368,6 +361,13 @@ async def test_removal_conflicts_in_dockers_words(
     assert words in caught.value.message
     assert caught.value.message.startswith("conflict: unable to ")
     assert store.resolve(ONE.id).references == before
+
+
+async def test_forced_removal_by_name_leaves_the_image_to_a_running_container(store: ImageStore) -> None:
+    await load(store, docker_archive({"a:1": ONE}))
+    lines = store.remove("a:1", force=True, in_use=lambda image_id: [ImageUser("c" * 64, True)])
+    assert list(lines) == [Removal(untagged="a:1")]
+    assert store.resolve(ONE.id).references == ()
 
 
 async def test_forced_removal_by_id_takes_all_names(store: ImageStore) -> None:

@@ -16,8 +16,10 @@ from hyper.api.docker.inspect import STORAGE_DRIVER
 from hyper.api.docker.times import parse_timestamp_ns, rfc3339_nano
 from hyper.api.docker.versions import Version
 from hyper.engine.api import ImageView
+from hyper.errors import InvalidArgument
 from hyper.oci import reference as references
 
+PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
 LIST_FILTERS = frozenset({"before", "dangling", "label", "label!", "reference", "since", "until"})
 
 
@@ -118,6 +120,26 @@ def select(images: Sequence[ImageView], filters: Filters, resolve: Callable[[str
     if patterns := filters.get("reference"):
         chosen = [item for item in chosen if matching_names(item, patterns)]
     return chosen
+
+
+def prunable(filters: Filters) -> Callable[[ImageView], bool]:
+    """Which images ``prune`` may take: those without a name, unless ``dangling`` is false."""
+    if len(filters.get("until", ())) > 1:
+        raise InvalidArgument("more than one until filter specified")
+    dangling = filter_parsing.boolean(filters, "dangling")
+    until_ns = max((parse_timestamp_ns(text, time.time_ns()) for text in filters.get("until", ())), default=0)
+
+    def accept(image: ImageView) -> bool:
+        labels = _labels(image)
+        if dangling is not False and image.references:
+            return False
+        if until_ns and image.created_ns >= until_ns:
+            return False
+        if not filter_parsing.labels_match(filters.get("label", ()), labels):
+            return False
+        return not (filters.get("label!") and filter_parsing.labels_match(filters["label!"], labels))
+
+    return accept
 
 
 def matching_names(image: ImageView, patterns: Sequence[str]) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from hyper.api.docker.router import Route
 from hyper.api.docker.routes import (
+    commit,
     container_files,
     container_streams,
     containers,
+    disk_usage,
     events,
     execs,
     images,
@@ -25,6 +27,8 @@ def all_routes() -> tuple[Route, ...]:
         *containers.routes(),
         *container_streams.routes(),
         *container_files.routes(),
+        *commit.routes(),
+        *disk_usage.routes(),
         *execs.routes(),
         *registries.routes(),  # before the images: /images/search is no image's name
         *images.routes(),

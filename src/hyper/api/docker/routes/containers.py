@@ -20,7 +20,7 @@ from hyper.api.docker.routes.system import go_architecture
 from hyper.api.docker.timeline import timeline_headers
 from hyper.api.docker.update import UpdateBody, container_update
 from hyper.api.http.messages import Response, StreamResponse
-from hyper.engine.model import WaitResult
+from hyper.engine.model import Container, WaitResult
 from hyper.errors import HyperError, InvalidArgument, NotFound, Unsupported
 
 _WAIT_CONDITIONS = ("not-running", "next-exit", "removed")
@@ -63,10 +63,8 @@ async def list_(call: Call) -> Response:
     now_ns = time.time_ns()
     entries = []
     for container in listing.select(call.engine.containers.list(), selection):
-        named = container.config.image
-        name = named if container.image_id in image_ids_of(named) else container.image_id
-        entry = listing.summary_json(container, name, now_ns)
-        entries.append(entry | _sizes(call, container.id) if call.flag("size") else entry)
+        entry = listing.summary_json(container, named_image(call, container), now_ns)
+        entries.append(entry | sizes(call, container.id) if call.flag("size") else entry)
     return json_response(entries)
 
 
@@ -96,10 +94,19 @@ def _check_platform(platform: str, image: str) -> None:
 async def inspect(call: Call) -> Response:
     container = call.engine.containers.get(call.params["id"])
     document = container_json(container, call.version)
-    return json_response(document | _sizes(call, container.id) if call.flag("size") else document)
+    return json_response(document | sizes(call, container.id) if call.flag("size") else document)
 
 
-def _sizes(call: Call, container_id: str) -> dict[str, int]:
+def named_image(call: Call, container: Container) -> str:
+    """The image as the user named it, or its ID once that name means another one."""
+    named = container.config.image
+    try:
+        return named if call.engine.images.resolve(named).id == container.image_id else container.image_id
+    except (NotFound, InvalidArgument):
+        return container.image_id
+
+
+def sizes(call: Call, container_id: str) -> dict[str, int]:
     """A container that goes away in between has none."""
     try:
         used_bytes, all_bytes = call.engine.containers.sizes(container_id)

@@ -25,6 +25,9 @@ def routes() -> tuple[Route, ...]:
         Route("GET", "/images/json", list_),
         Route("POST", "/images/load", load),
         Route("POST", "/images/create", create),
+        Route("POST", "/images/prune", prune),
+        Route("GET", "/images/get", save_several),
+        Route("GET", "/images/{name:path}/get", save),
         Route("GET", "/images/{name:path}/json", inspect),
         Route("GET", "/images/{name:path}/history", history),
         Route("POST", "/images/{name:path}/tag", tag),
@@ -86,6 +89,31 @@ async def remove(call: Call) -> Response:
     return json_response(
         [{"Untagged": item.untagged} if item.untagged else {"Deleted": item.deleted} for item in removals]
     )
+
+
+async def save(call: Call) -> StreamResponse:
+    return _save(call, [call.params["name"]])
+
+
+async def save_several(call: Call) -> StreamResponse:
+    names = call.texts("names")
+    if not names:
+        raise InvalidArgument("at least one image is needed: query parameter names")
+    return _save(call, names)
+
+
+def _save(call: Call, names: Sequence[str]) -> StreamResponse:
+    if call.text("platform"):
+        raise Unsupported("platform is not there yet: images of several platforms")
+    # The head waits for the first bytes, so that a refusal has its own status.
+    return StreamResponse(call.engine.images.save(names), content_type="application/x-tar", eager_head=False)
+
+
+async def prune(call: Call) -> Response:
+    wanted = filters.parse(call.text("filters"), image_json.PRUNE_FILTERS)
+    removals, bytes_freed = call.engine.images.prune(image_json.prunable(wanted))
+    deleted = [{"Untagged": item.untagged} if item.untagged else {"Deleted": item.deleted} for item in removals]
+    return json_response({"ImagesDeleted": deleted, "SpaceReclaimed": bytes_freed})
 
 
 async def create(call: Call) -> StreamResponse:

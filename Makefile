@@ -1,6 +1,6 @@
 # Everything a person does with this repository. `make` alone lists it; the work is done by tools/ and by the tools themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-full test-kvm check fmt agent kernel bench lock clean
+.PHONY: help setup setup-test demo test test-full test-kvm check fmt agent kernel bench peers lock clean
 
 # Unpacked tools of the tests (tools/setup) come after the machine's own.
 export PATH := $(PATH):$(CURDIR)/build/tools
@@ -45,8 +45,11 @@ kernel:          ## build the tuned guest kernel from Debian's sources (minutes)
 	@tools/setup kernel
 	@kernel/build.sh
 
-bench: setup-test ## measure: start times, output rates, memory (docs/benchmarks.md)
-	@.venv/bin/python -m bench $(ARGS)
+bench: setup-test ## measure Hyper beside Docker and Podman, into docs/benchmarks.md; ARGS=--small for a short one
+	@.venv/bin/python -m bench $(or $(ARGS),--write)
+
+peers:           ## unpack Debian's Docker and Podman into build/peers, for make bench; installs nothing
+	@tools/peers
 
 lock: setup-test ## write the lock files anew from pyproject.toml
 	@tools/lock

@@ -1,26 +1,28 @@
-"""`docker run` with no template: from the command to its first byte, phase by phase, for each kernel that is there.
+"""`docker run` with no template: from the command to its first byte, phase by phase, for each kernel that is there;
+and what a user meets who has only just started hyperd, while it makes its template.
 
-The daemon's part comes from ``docker inspect`` (``Hyper.TimingsMs``), the CPU time is QEMU's own at the moment when the
-container runs. The daemon, its namespace and roots are the benchmark's own (``tests/hyperd.py``).
+The daemon's part comes from ``docker inspect`` (``Hyper.TimingsMs``), the CPU time is QEMU's own at the moment when
+the container runs.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
-from bench.processes import cpu_s, processes_with
-from bench.report import Section, spread
-from tests.hyperd import Hyperd, running_hyperd
+from bench.engine import IMAGE
+from bench.figures import spread
+from bench.fleet import Fleet
+from bench.hyper_engine import HyperEngine
+from bench.plan import Plan
+from bench.processes import own_cpu_s
+from bench.report import Section
 
-KERNELS = Path("/var/lib/hyper/kernels")
-PHASES = (
-    "network", "sandbox.vmm", "sandbox.boot", "sandbox.configure", "disks", "agent.create", "agent.start", "total"
-)  # fmt: skip
-NONE, BRIDGE = ("--network", "none"), ()
+NONE = ("--network", "none")
+BRIDGE: Sequence[str] = ()
 
 
 @dataclass
@@ -30,64 +32,60 @@ class Samples:
     first_byte: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
     qemu_cpu: list[float] = field(default_factory=list)
-    phases: dict[str, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
+    phases: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
-def measure(runs: int) -> Section:
-    """As root. About 5 s a run and kernel."""
-    rows, notes = [], []
-    for name, flags in kernels():
-        with running_hyperd("--accel", "tcg", *flags) as daemon:
-            began = time.monotonic()
-            daemon.door.docker("run", "--rm", *NONE, "busybox", "true")
-            notes.append(f"{name}: the first run of a new daemon took {(time.monotonic() - began) * 1e3:,.0f} ms.")
-            for network, label in ((NONE, "none"), (BRIDGE, "bridge")):
-                samples = Samples()
-                for _ in range(runs):
-                    _run(daemon, network, samples)
-                    _inspect(daemon, network, samples)
-                rows.append(
-                    [
-                        name,
-                        label,
-                        spread(samples.first_byte),
-                        spread(samples.whole),
-                        spread(samples.qemu_cpu),
-                        *(spread(samples.phases[phase]) for phase in PHASES),
-                    ]
-                )
-    header = ("kernel", "network", "first output", "whole command", "QEMU's CPU time", *PHASES)
-    title = f"Cold start: docker run --rm busybox echo, TCG, ms: median of {runs} (least-most)"
-    return Section("cold-start", title, header, rows, notes)
+def measure(fleet: Fleet, plan: Plan) -> Section:
+    found: list[tuple[str, str, Samples]] = []
+    for kind in plan.kernels:
+        # All settings as they come, an empty data root, at once: the template is made meanwhile, the pool is empty.
+        firsts = Samples()
+        for _ in range(plan.own_runs):
+            fleet.each(fleet.hypers(("pool",), (kind,), ready=False), partial(run, NONE, firsts), loaded=False)
+        found.append((kind, "none, the first of a new hyperd", firsts))
+        for samples in fleet.each(fleet.hypers(("cold",), (kind,)), partial(by_network, plan.own_runs)):
+            found += [(kind, network, one) for network, one in samples.items()]
+    names = list(dict.fromkeys(phase for _, _, samples in reversed(found) for phase in samples.phases))
+    rows = [
+        [kind, network, spread(samples.first_byte), spread(samples.whole), spread(samples.qemu_cpu)]
+        + [spread(samples.phases.get(phase, [])) for phase in names]
+        for kind, network, samples in found
+        if samples.whole
+    ]
+    header = ("kernel", "network", "first output", "whole command", "QEMU's CPU time", *names)
+    title = f"Cold start: docker run --rm busybox echo, ms: median of {plan.own_runs} (least-most)"
+    return Section("cold-start", title, header, rows)
 
 
-def kernels() -> Iterator[tuple[str, list[str]]]:
-    """Name and hyperd's flags of each kernel on this machine."""
-    tuned = KERNELS / "tuned" / "vmlinux"
-    if tuned.exists():
-        yield f"tuned {(KERNELS / 'tuned' / 'release').read_text().strip()}", ["--kernel", str(tuned)]
-    for image in sorted((KERNELS / "distribution").glob("*/vmlinu[xz]")):
-        yield f"distribution {image.parent.name}", ["--kernel", str(image)]
+def by_network(runs: int, engine: HyperEngine) -> dict[str, Samples]:
+    engine.timed("run", "--rm", *NONE, IMAGE, "true")
+    found = {"none": Samples(), "bridge": Samples()}
+    for _ in range(runs):
+        for network, arguments in (("none", NONE), ("bridge", BRIDGE)):
+            engine.quiet()
+            run(arguments, found[network], engine)
+            inspect(arguments, found[network], engine)
+    return found
 
 
-def _run(daemon: Hyperd, network: tuple[str, ...], samples: Samples) -> None:
+def run(network: Sequence[str], samples: Samples, engine: HyperEngine) -> None:
     began = time.monotonic()
-    client = daemon.door.popen("run", "--rm", *network, "busybox", "echo", "x", stdout=-1)
+    client = engine.daemon.door.popen("run", "--rm", *network, IMAGE, "echo", "x", stdout=-1)
     assert client.stdout is not None
     if not client.stdout.read(1):
-        raise RuntimeError(f"docker run printed nothing\n{daemon.tail()}")
+        raise RuntimeError(f"docker run printed nothing\n{engine.daemon.tail()}")
     samples.first_byte.append((time.monotonic() - began) * 1e3)
     client.stdout.read()
     if client.wait() != 0:
-        raise RuntimeError(f"docker run failed\n{daemon.tail()}")
+        raise RuntimeError(f"docker run failed\n{engine.daemon.tail()}")
     samples.whole.append((time.monotonic() - began) * 1e3)
+    client.stdout.close()
 
 
-def _inspect(daemon: Hyperd, network: tuple[str, ...], samples: Samples) -> None:
-    container = daemon.door.out("run", "-d", *network, "busybox", "sleep", "1000")
-    [pid] = processes_with(f"hyper:{daemon.root_id}:".encode())
-    samples.qemu_cpu.append(cpu_s(pid) * 1e3)
-    timings = json.loads(daemon.door.out("inspect", "-f", "{{json .Hyper.TimingsMs}}", container))
-    for phase in PHASES:
-        samples.phases[phase].append(timings[phase])
-    daemon.door.docker("rm", "-f", container)
+def inspect(network: Sequence[str], samples: Samples, engine: HyperEngine) -> None:
+    container = engine.out("run", "-d", *network, IMAGE, "sleep", "1000")
+    [pid] = engine.processes_of([container])
+    samples.qemu_cpu.append(own_cpu_s(pid) * 1e3)
+    for phase, value_ms in engine.start_of(container).phases.items():
+        samples.phases[phase].append(value_ms)
+    engine.timed("rm", "-f", container)

@@ -10,73 +10,72 @@ import gzip
 import os
 import shutil
 import statistics
-import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from bench.processes import cpu_s
-from bench.report import Section, spread
-from bench.streams import docker_engine
+from bench.engine import Engine
+from bench.figures import spread
+from bench.fleet import Fleet
+from bench.leftovers import own_folder
+from bench.plan import Plan
+from bench.report import Section
 from tests.debian_image import debian_tar
-from tests.hyperd import Door, running_hyperd
+
+Times = tuple[list[float], list[float]]
 
 
-def measure(runs: int, dockerd: Path | None) -> Section:
-    """As root. ``dockerd``: None when there is none to compare with."""
+def measure(fleet: Fleet, plan: Plan) -> Section:
     tar = debian_tar()
     size_bytes = tar.stat().st_size
-    rows = []
-    notes = [f"The root file system's tar has {size_bytes / 1e6:,.0f} MB (mmdebstrap, tests/debian_image.py)."]
-    with tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp") as name:
-        packed = Path(name) / "debian.tar.gz"
+    with own_folder() as folder:
+        packed = folder / "debian.tar.gz"
         with tar.open("rb") as source, gzip.open(packed, "wb", compresslevel=6) as target:
             shutil.copyfileobj(source, target, 1 << 20)
         forms = {"plain tar": tar, f"gzip ({packed.stat().st_size / 1e6:,.0f} MB)": packed}
-        with running_hyperd() as daemon:
-            assert daemon.process is not None
-            ours = {form: _times(daemon.door, path, runs, daemon.process.pid) for form, path in forms.items()}
-        theirs: dict[str, tuple[list[float], list[float]]] = {}
-        if dockerd is not None:
-            with docker_engine(dockerd) as engine:
-                theirs = {form: _times(engine.door, path, runs, engine.daemon_pid) for form, path in forms.items()}
-        else:
-            notes.append(
-                "Docker's engine is not here: apt-get install docker.io, or --dockerd FILE of an unpacked one."
-            )
-    for form in forms:
-        (seconds, cpu), other = ours[form], theirs.get(form)
-        per = 100e6 / size_bytes
-        rows.append(
-            [
-                form,
-                spread(seconds, 2),
-                spread((value * per for value in seconds), 2),
-                f"{statistics.median(cpu):.2f}",
-                spread(other[0], 2) if other else "-",
-                f"{statistics.median(other[1]):.2f}" if other else "-",
-                f"{statistics.median(seconds) / statistics.median(other[0]):.2f}" if other else "-",
-            ]
-        )
-    header = (
-        "form",
-        "hyper, s",
-        "hyper, s per 100 MB",
-        "hyperd CPU, s",
-        "dockerd, s",
-        "dockerd CPU, s",
-        "ratio of medians",
-    )
-    return Section("import", f"docker import of Debian: median of {runs} (least-most)", header, rows, notes)
+        # No VM is needed for this, so none is made ready.
+        openers = fleet.all(("cold",), plan.kernels[:1])
+
+        def use(engine: Engine) -> tuple[str, dict[str, Times]]:
+            return engine.kind, {form: times(engine, path, plan.own_runs) for form, path in forms.items()}
+
+        found = dict(fleet.each(openers, use))
+    rows = [row(form, found, size_bytes) for form in forms]
+    header = ["form", "hyper, s", "hyper, s per 100 MB", "CPU, s"]
+    for peer in ("docker", "podman"):
+        header += [f"{peer}, s", "CPU, s", f"÷ {peer}"]
+    notes = [
+        f"The root file system's tar has {size_bytes / 1e6:,.0f} MB (mmdebstrap, tests/debian_image.py).",
+        "CPU time is the engine's; Podman's client is its engine.",
+    ]
+    title = f"docker import of Debian: median of {plan.own_runs} (least-most), ratios of medians"
+    return Section("import", title, header, rows, notes)
 
 
-def _times(door: Door, path: Path, runs: int, daemon_pid: int) -> tuple[list[float], list[float]]:
+def row(form: str, found: Mapping[str, Mapping[str, Times]], size_bytes: int) -> list[str]:
+    seconds, cpu = found["hyper"][form]
+    cells = [form, spread(seconds, 2), spread((value * 100e6 / size_bytes for value in seconds), 2)]
+    cells.append(f"{statistics.median(cpu):.2f}")
+    for peer in ("docker", "podman"):
+        if peer not in found:
+            cells += ["-", "-", "-"]
+            continue
+        other, other_cpu = found[peer][form]
+        cells += [spread(other, 2), f"{statistics.median(other_cpu):.2f}"]
+        cells.append(f"{statistics.median(seconds) / statistics.median(other):.2f}")
+    return cells
+
+
+def times(engine: Engine, path: Path, runs: int) -> Times:
+    """Seconds, and CPU seconds of the engine, of each run."""
     seconds, cpu = [], []
     for _ in range(runs):
         os.sync()
-        began, cpu_began = time.monotonic(), cpu_s(daemon_pid)
-        door.docker("import", str(path), "bench:import", timeout_s=300)
+        began, before = time.monotonic(), engine.usage()
+        engine.timed("import", str(path), "bench:import", timeout_s=300)
         os.sync()
         seconds.append(time.monotonic() - began)
-        cpu.append(cpu_s(daemon_pid) - cpu_began)
-        door.docker("rmi", "bench:import")
+        after = engine.usage()
+        cpu.append(after.daemon + after.workers - before.daemon - before.workers)
+        engine.timed("rmi", "bench:import")
     return seconds, cpu

@@ -111,14 +111,16 @@ class Door:
 
 
 class Hyperd:
-    """One hyperd with its roots under ``folder``. :meth:`start` and :meth:`stop` may alternate."""
+    """One hyperd with its roots under ``folder``. :meth:`start` and :meth:`stop` may alternate. ``prefix``: a
+    command that execs the program (benchmarks account for it, or profile it)."""
 
-    def __init__(self, folder: Path, namespace: NetworkNamespace, *flags: str) -> None:
+    def __init__(self, folder: Path, namespace: NetworkNamespace, *flags: str, prefix: Sequence[str] = ()) -> None:
         self.folder = folder
         self.data_root = folder / "data"
         self.exec_root = folder / "exec"
         self.namespace = namespace
         self.flags = flags if any(flag.startswith("--templates") for flag in flags) else (*flags, *BOOTING)
+        self.prefix = prefix
         self.log = folder / "hyperd.log"
         self.process: subprocess.Popen[bytes] | None = None
         config_dir = folder / "docker-config"
@@ -140,6 +142,7 @@ class Hyperd:
         with self.log.open("ab") as log:
             self.process = self.namespace.popen(
                 [
+                    *self.prefix,
                     str(program),
                     "-H",
                     self.door.address,

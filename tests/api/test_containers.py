@@ -154,10 +154,17 @@ def test_an_update_is_shown_by_inspect(door: Door) -> None:
     assert door.http("POST", f"/containers/{id_}/update", {"Memory": 64 << 20}).status == 404
 
 
-def test_other_restart_policies_are_refused_by_name(door: Door) -> None:
-    with created(door, "true") as id_:
+def test_a_restart_policy_is_created_updated_and_shown(door: Door) -> None:
+    policy = {"Name": "on-failure", "MaximumRetryCount": 3}
+    with created(door, "true", HostConfig={"RestartPolicy": policy}) as id_:
+        assert door.http("GET", f"/containers/{id_}/json").json["HostConfig"]["RestartPolicy"] == policy
         answer = door.http("POST", f"/containers/{id_}/update", {"RestartPolicy": {"Name": "unless-stopped"}})
-        assert (answer.status, '"unless-stopped" is not there yet' in answer.message) == (501, True), answer
+        assert answer.status == 200, answer
+        found = door.http("GET", f"/containers/{id_}/json").json
+        assert found["HostConfig"]["RestartPolicy"] == {"Name": "unless-stopped", "MaximumRetryCount": 0}
+        assert (found["RestartCount"], found["State"]["Restarting"]) == (0, False)
+        wrong = door.http("POST", f"/containers/{id_}/update", {"RestartPolicy": policy | {"Name": "always"}})
+        assert (wrong.status, "maximum retry count can only be used with 'on-failure'" in wrong.message) == (400, True)
 
 
 @pytest.mark.parametrize("verb", ["start", "restart"])

@@ -183,7 +183,6 @@ def request_id(request: pytest.FixtureRequest) -> str:
 
 UNSUPPORTED = {
     "binds": {"Binds": ["/tmp:/x"]},
-    "restart": {"RestartPolicy": {"Name": "always"}},
     "host network": {"NetworkMode": "host"},
     "devices": {"Devices": [{"PathOnHost": "/dev/null"}]},
     "host pids": {"PidMode": "host"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from hyper.cli.flags import Flag, Parsed, UsageError, many, switch, value
-from hyper.cli.human import parse_size
+from hyper.cli.human import parse_duration, parse_size
 from hyper.cli.isolation_flags import ISOLATION_FLAGS, host_config
 from hyper.errors import InvalidArgument
 
@@ -48,6 +48,12 @@ CREATE_FLAGS: tuple[Flag, ...] = (
     many("--env-file", "Read environment variables from a file", metavar="file"),
     many("--expose", "Expose a port without publishing it"),
     many("--group-add", "Join additional groups"),
+    value("--health-cmd", "Command that tells whether the container is well", metavar="command"),
+    value("--health-interval", "Time between two checks (30s)", metavar="duration"),
+    value("--health-retries", "Failures in a row that make it unhealthy (3)", metavar="int"),
+    value("--health-start-interval", "Time between two checks of the start period (5s)", metavar="duration"),
+    value("--health-start-period", "Time to start in, in which failures do not count", metavar="duration"),
+    value("--health-timeout", "Longest time of a check (30s)", metavar="duration"),
     value("-h --hostname", "The container's host name"),
     switch("--init", "Run a small init that reaps processes and forwards signals"),
     switch("-i --interactive", "Keep stdin open even if nobody is attached"),
@@ -58,6 +64,7 @@ CREATE_FLAGS: tuple[Flag, ...] = (
     value("--mac-address", "The container's MAC address"),
     many("--mount", "Mount a volume or a folder"),
     value("--name", "Name the container"),
+    switch("--no-healthcheck", "Do not check the container's health, whatever its image says"),
     value("--net --network", "bridge or none", metavar="network"),
     switch("--oom-kill-disable", "Do not kill the container's processes when memory runs out"),
     value("--oom-score-adj", "Preference of the OOM killer (-1000 to 1000)", metavar="int"),
@@ -119,6 +126,8 @@ def create_body(
         "ExposedPorts": {port: {} for port in exposed},
         "HostConfig": _host_config(parsed, bindings, console_size) | host_config(parsed, read_file),
     }
+    if (check := _health_check(parsed)) is not None:
+        body["Healthcheck"] = check
     if command:
         body["Cmd"] = command
     if parsed.given("entrypoint"):
@@ -131,6 +140,32 @@ def create_body(
     if mac := parsed.value("mac-address"):
         body["MacAddress"] = mac
     return body
+
+
+def _health_check(parsed: Parsed) -> dict[str, Any] | None:
+    command = parsed.value("health-cmd")
+    members: dict[str, object] = {
+        "Test": ["CMD-SHELL", command] if command else [],
+        "Interval": _nanoseconds(parsed, "health-interval"),
+        "Timeout": _nanoseconds(parsed, "health-timeout"),
+        "StartPeriod": _nanoseconds(parsed, "health-start-period"),
+        "StartInterval": _nanoseconds(parsed, "health-start-interval"),
+        "Retries": parsed.integer("health-retries"),
+    }
+    asked = {name: setting for name, setting in members.items() if setting}
+    if not parsed.on("no-healthcheck"):
+        return asked or None
+    if asked:
+        raise UsageError("--no-healthcheck conflicts with --health-* options")
+    return {"Test": ["NONE"]}
+
+
+def _nanoseconds(parsed: Parsed, key: str) -> int:
+    text = parsed.value(key)
+    try:
+        return int(parse_duration(text) * 1e9) if text else 0
+    except ValueError:
+        raise InvalidArgument(f"--{key} {text!r} is no duration, such as 30s or 1m30s") from None
 
 
 def _host_config(

@@ -18,9 +18,10 @@ from hyper.engine.attachment import HubAttachment
 from hyper.engine.caretakers import Caretakers
 from hyper.engine.create import container_from, writable_bytes
 from hyper.engine.events import EventLog
+from hyper.engine.health import HealthChecks
 from hyper.engine.layout import Layout
 from hyper.engine.lifecycle import LifeCycle
-from hyper.engine.managed import Managed, WaitCondition
+from hyper.engine.managed import Managed, WaitCondition, restarting
 from hyper.engine.metrics import EngineMetrics
 from hyper.engine.model import Container, ContainerConfig, ContainerUpdate, LogEntry, Status, WaitResult
 from hyper.engine.names import generate
@@ -56,6 +57,7 @@ class ContainerUseCases:
         default_memory_bytes: int,
         metrics: EngineMetrics,
         caretakers: Caretakers,
+        health: HealthChecks,
     ) -> None:
         self._registry = registry
         self._layout = layout
@@ -74,6 +76,7 @@ class ContainerUseCases:
             remove_ended=self.remove_ended,
             metrics=metrics,
             free_disks=caretakers.release,
+            health=health,
         )
         self._caretakers = caretakers
         self._network_ids = network_ids
@@ -203,7 +206,7 @@ class ContainerUseCases:
         managed = self._registry.find(reference)
         if managed.removing:
             raise Conflict(f"removal of container {reference} is already in progress")
-        if managed.state.live and not force:
+        if managed.state.up and not force:
             raise _still_live(managed)
         managed.removing = True
         await self._tasks.carry_out(self._remove(managed, force), name=f"request: remove {managed.id[:12]}")
@@ -214,9 +217,10 @@ class ContainerUseCases:
                 await self.life.kill_hard(managed, managed.run)  # a restart may hold the lock for as long as it runs
             async with managed.lock:
                 # A start that was under way has come to its end by now.
+                if managed.state.up and not force:
+                    raise _still_live(managed)
+                self.life.give_up(managed)
                 if managed.run is not None:
-                    if not force:
-                        raise _still_live(managed)
                     await self.life.kill_hard(managed, managed.run)
                 await self._remove_locked(managed)
         finally:
@@ -225,7 +229,7 @@ class ContainerUseCases:
     async def remove_ended(self, managed: Managed) -> None:
         """Remove a container that has no process; nothing when it has one, or is removed already."""
         async with managed.lock:
-            if managed.run is None:
+            if not managed.state.up:
                 await self._remove_locked(managed)
 
     async def _remove_locked(self, managed: Managed) -> None:
@@ -265,6 +269,8 @@ class ContainerUseCases:
         managed = self._registry.find(reference)
         if managed.state.status is Status.PAUSED:
             raise Conflict(f"Container {managed.id} is paused, unpause the container before attach.")
+        if managed.state.status is Status.RESTARTING:
+            raise restarting(managed)
         config = managed.snapshot.config
         streams = frozenset(name for name, wanted in (("stdout", stdout), ("stderr", stderr)) if wanted)
         history = log_reading.history(managed, self._layout, streams) if logs else None
@@ -311,9 +317,10 @@ class ContainerUseCases:
 
 
 def _still_live(managed: Managed) -> Conflict:
+    status = managed.state.status
     hint = (
         "container is paused and must be unpaused first"
-        if managed.state.status is Status.PAUSED
-        else "container is running: stop the container before removing or force remove"
+        if status is Status.PAUSED
+        else f"container is {status.value}: stop the container before removing or force remove"
     )
     return Conflict(f'cannot remove container "{managed.snapshot.name}": {hint}')

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 
-from hyper.engine.model import Container, ContainerConfig, NetworkAttachment, RestartPolicy
+from hyper.engine import health
+from hyper.engine.model import Container, ContainerConfig, HealthCheck, NetworkAttachment
 from hyper.engine.pods import joins
 from hyper.engine.runtime import runtime_spec
 from hyper.engine.signals import parse_signal
 from hyper.errors import InvalidArgument, Unsupported
 from hyper.images.store import Image
+from hyper.oci.image_config import Healthcheck
 
 MINIMUM_MEMORY_BYTES = 6 * 1024 * 1024
 MINIMUM_WRITABLE_BYTES, MAXIMUM_WRITABLE_BYTES = 16 << 20, 16 << 40
@@ -35,6 +37,7 @@ def container_from(
     _check(config)
     config, warnings = _possible(config)
     merged = _merge(config, image, container_id)
+    health.check(merged.health_check)
     words = (*_words(merged.entrypoint), *(merged.command or ()))
     if not words:
         raise InvalidArgument("No command specified")
@@ -81,7 +84,22 @@ def _merge(config: ContainerConfig, image: Image, container_id: str) -> Containe
         hostname=config.hostname or container_id[:12],
         labels={**(defaults.labels or {}), **config.labels},
         stop_signal=config.stop_signal or defaults.stop_signal or "",
+        health_check=health.merged(config.health_check, _image_check(defaults.healthcheck)),
+        shell=config.shell or ((defaults.shell,) if isinstance(defaults.shell, str) else tuple(defaults.shell or ())),
         exposed_ports=tuple(exposed),
+    )
+
+
+def _image_check(image: Healthcheck | None) -> HealthCheck | None:
+    if image is None:
+        return None
+    return HealthCheck(
+        test=tuple(image.test or ()),
+        interval_ns=image.interval,
+        timeout_ns=image.timeout,
+        start_period_ns=image.start_period,
+        start_interval_ns=image.start_interval,
+        retries=image.retries,
     )
 
 
@@ -150,7 +168,6 @@ def _check(config: ContainerConfig) -> None:
         )
     if config.mac_address:
         raise Unsupported("a MAC address of your own is not there yet: it is derived from the address")
-    check_restart_policy(config.restart_policy)
     if config.log_driver not in ("json-file", ""):
         raise Unsupported(f'logging driver "{config.log_driver}" is not there yet: only json-file works')
     if config.log_options:
@@ -176,11 +193,4 @@ def _check_joining(config: ContainerConfig) -> None:
     if config.ipc_mode == "shareable":
         raise Unsupported(
             "a container that joins another one cannot have a shareable IPC namespace: the first container of a VM can"
-        )
-
-
-def check_restart_policy(policy: RestartPolicy) -> None:
-    if policy.name != "no":
-        raise Unsupported(
-            f'restart policy "{policy.name}" is not there yet: only "no" works, start the container yourself'
         )

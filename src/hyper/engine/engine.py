@@ -14,6 +14,7 @@ from hyper.engine.containers import ContainerUseCases
 from hyper.engine.events import EventLog
 from hyper.engine.execs import ExecUseCases
 from hyper.engine.files import FileUseCases
+from hyper.engine.health import HealthChecks
 from hyper.engine.images import ImageUseCases
 from hyper.engine.layout import Layout
 from hyper.engine.metrics import EngineMetrics
@@ -84,6 +85,7 @@ class LiveEngine:
         starter = Starter(layout, images, disks, sandboxes, network, network_error, self._registry.find)
         self._caretakers = Caretakers(starter, self._tasks)
         self.files = FileUseCases(self._registry, self._caretakers, self.events)
+        health = HealthChecks(self._registry, self.execs, self.events, self._tasks)
         self.containers = ContainerUseCases(
             registry=self._registry,
             layout=layout,
@@ -99,6 +101,7 @@ class LiveEngine:
             network_ids={one.name: one.id for one in builtin_networks(settings.id, network)},
             default_memory_bytes=sandboxes.default_memory_bytes,
             metrics=EngineMetrics(metrics, self._registry, lambda: len(images.list()), sandboxes.describe),
+            health=health,
         )
         self.commits = CommitUseCases(self._registry, images, self.files, self.containers.life, self.events)
         self.images = ImageUseCases(images, self._registry, self.events)
@@ -123,12 +126,15 @@ class LiveEngine:
 
     async def close(self, *, stop_containers: bool) -> None:
         """Stop the containers (all at once, each with its own timeout), or let go of them while they run on."""
-        await self._tasks.cancel("request")  # their clients are gone; a start under way leaves nothing
+        self.containers.life.close()
+        # Their clients are gone, and restart policies are the next daemon's; a start under way leaves nothing.
+        await self._tasks.cancel("request", "restart")
         await self._caretakers.close()
         if stop_containers:
             live = [managed for managed in self._registry if managed.state.live]
             results = await asyncio.gather(
-                *(self.containers.stop(managed.id) for managed in live), return_exceptions=True
+                *(self.containers.life.stop(managed, timeout_s=None, signal=None, by_user=False) for managed in live),
+                return_exceptions=True,
             )
             for managed, result in zip(live, results, strict=True):
                 if isinstance(result, BaseException) and not isinstance(result, NotModified):

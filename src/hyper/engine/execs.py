@@ -17,7 +17,7 @@ import msgspec
 
 from hyper.engine.attachment import HubAttachment
 from hyper.engine.events import EventLog
-from hyper.engine.managed import Managed
+from hyper.engine.managed import Managed, restarting
 from hyper.engine.model import Exec, ExecConfig, Status
 from hyper.engine.output import OutputHub, StreamName
 from hyper.engine.registry import ContainerRegistry
@@ -187,6 +187,8 @@ class ExecUseCases:
 
     async def _running(self, container: Managed) -> Run:
         run = await container.present_run()
+        if container.state.status is Status.RESTARTING:
+            raise restarting(container)
         if run is None or run.ending:
             raise Conflict(f"container {container.id} is not running")
         if container.state.status is Status.PAUSED:
@@ -206,6 +208,10 @@ class ExecUseCases:
                 return
             if not managed.started or managed.snapshot.exit_code is not None:
                 del self._execs[exec_id]
+
+    def forget(self, exec_id: str) -> None:
+        """Nobody will ask for it any more; it goes on if it runs."""
+        self._execs.pop(exec_id, None)
 
     def forget_container(self, container_id: str) -> None:
         """The container was removed: its execs go with it."""

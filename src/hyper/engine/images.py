@@ -89,7 +89,7 @@ class ImageUseCases:
 
     def _users(self, image_id: str) -> Sequence[ImageUser]:
         """Containers made from it: their IDs, and whether they run."""
-        return [ImageUser(item.id, item.state.live) for item in self._registry if item.snapshot.image_id == image_id]
+        return [ImageUser(item.id, item.state.up) for item in self._registry if item.snapshot.image_id == image_id]
 
     def _emit(self, action: str, image_id: str, name: str) -> None:
         self._events.emit("image", action, image_id, {"name": name})

@@ -1,4 +1,5 @@
-"""The life of a container's process: start, stop, kill, restart, pause, and noticing how it ended.
+"""The life of a container's process: start, stop, kill, restart, pause, and noticing how it ended; and its next life,
+when its restart policy (``restart.py``) says so.
 
 Exits are noticed by a task per run, which records them, tells the waiters and takes the sandbox down behind that.
 The process may end in any ``await``: what is recorded behind one is checked against ``managed.run``.
@@ -10,16 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from hyper.engine.events import EventLog
-from hyper.engine.managed import Managed
+from hyper.engine.health import HealthChecks
+from hyper.engine.managed import Managed, restarting
 from hyper.engine.metrics import EngineMetrics
 from hyper.engine.model import Container, NetworkAttachment, Status
 from hyper.engine.output import OutputHub
 from hyper.engine.registry import ContainerRegistry
+from hyper.engine.restart import Restarting
 from hyper.engine.run import DRAIN_S, Run, RunEnd
 from hyper.engine.signals import parse_signal
 from hyper.engine.starter import Started, Starter, Timeline, start_failure_code
@@ -48,6 +52,7 @@ class LifeCycle:
         remove_ended: Callable[[Managed], Awaitable[None]],
         metrics: EngineMetrics,
         free_disks: Callable[[str], Awaitable[None]],
+        health: HealthChecks,
     ) -> None:
         """``remove_ended``: removes a container that has no process, if it still has none. ``free_disks``: takes a
         container's disks from whoever looks at them."""
@@ -59,6 +64,14 @@ class LifeCycle:
         self._tasks = tasks
         self._remove_ended = remove_ended
         self._metrics = metrics
+        self._health = health
+        self._closing = False
+        # A host full of containers that restart by policy still has processors to start each in good time.
+        self._policy_starts = asyncio.Semaphore(2 * (os.cpu_count() or 1))
+
+    def close(self) -> None:
+        """The daemon goes: who ends from now on is left to the next one."""
+        self._closing = True
 
     # --- start -------------------------------------------------------------------------------------------------
 
@@ -67,21 +80,23 @@ class LifeCycle:
         async with managed.lock:
             if managed.state.status is Status.PAUSED:
                 raise Conflict("cannot start a paused container, try unpause instead")
-            if managed.state.live:
+            if managed.state.up:
                 raise NotModified(f"container {managed.snapshot.name} is already running")
             return await self._start(managed)
 
-    async def _start(self, managed: Managed) -> Container:
+    async def _start(self, managed: Managed, *, by_policy: bool = False) -> Container:
         """With the lock held."""
         if managed.removing or managed.removed:
             raise Conflict(f"container {managed.id} is marked for removal and cannot be started")
         if managed.teardown is not None:
             await asyncio.shield(managed.teardown)
         await self._free_disks(managed.id)
+        if not by_policy:
+            managed.restarting = Restarting()
         timeline = Timeline()
         try:
             container = await self._starter.start(
-                managed, timeline, lambda started: self._record_start(managed, started)
+                managed, timeline, lambda started: self._record_start(managed, started, by_policy)
             )
         except BaseException as error:
             managed.hub.end()
@@ -99,7 +114,7 @@ class LifeCycle:
         self._events.of_container(managed.snapshot, "start")
         return container
 
-    def _record_start(self, managed: Managed, started: Started) -> Container:
+    def _record_start(self, managed: Managed, started: Started, by_policy: bool) -> Container:
         running = managed.with_state(
             status=Status.RUNNING,
             pid=started.pid,
@@ -108,6 +123,9 @@ class LifeCycle:
             exit_code=0,
             error="",
             oom_killed=False,
+            restart_count=managed.state.restart_count if by_policy else 0,
+            manually_stopped=False,
+            health=self._health.first(managed.snapshot.config),
             rung=started.rung,
         )
         self._registry.store(
@@ -127,13 +145,18 @@ class LifeCycle:
     # --- the end -----------------------------------------------------------------------------------------------
 
     def follow(self, managed: Managed, run: Run) -> None:
-        """From now on, notice how this run ends."""
+        """From now on, look after this run's health and notice how it ends."""
+        if managed.state.status is Status.RUNNING:
+            self._health.begin(managed, run)
         self._tasks.spawn(self._follow(managed, run), name=f"follow {managed.id[:12]}")
 
     async def _follow(self, managed: Managed, run: Run) -> None:
         end = await asyncio.shield(run.ended)
+        ran_s = max(0, end.finished_ns - managed.state.started_ns) / 1e9
+        delay_s = self._next_start_s(managed, end, ran_s)
         exited = managed.with_state(
-            status=Status.EXITED,
+            status=Status.EXITED if delay_s is None else Status.RESTARTING,
+            restart_count=managed.state.restart_count + (delay_s is not None),
             pid=0,
             exit_code=end.exit_code,
             oom_killed=end.oom_killed,
@@ -142,6 +165,7 @@ class LifeCycle:
         )
         managed.run = None
         managed.hub = OutputHub()
+        self._health.end(managed)
         managed.teardown = self._tasks.spawn(self._teardown(managed.id, run, end), name=f"teardown {managed.id[:12]}")
         self._registry.note(
             managed, msgspec.structs.replace(exited, networks=_disconnected(exited.networks), bindings=())
@@ -149,10 +173,68 @@ class LifeCycle:
         self._metrics.ended(end)
         if end.oom_killed:
             self._events.of_container(managed.snapshot, "oom")
-        self._events.of_container(managed.snapshot, "die", exitCode=str(end.exit_code))
+        self._events.of_container(managed.snapshot, "die", exitCode=str(end.exit_code), execDuration=str(int(ran_s)))
+        if delay_s is not None:
+            self._plan_start(managed, delay_s)
         managed.notify("not-running", "next-exit")
         if managed.snapshot.config.auto_remove:
             await self._remove_quietly(managed)
+
+    # --- restart policies --------------------------------------------------------------------------------------
+
+    def _next_start_s(self, managed: Managed, end: RunEnd, ran_s: float) -> float | None:
+        """After how long its policy starts it again; None: not at all."""
+        if self._closing or managed.removing:
+            return None
+        policy = managed.snapshot.config.restart_policy
+        return managed.restarting.next_delay_s(policy, managed.state, exit_code=end.exit_code, ran_s=ran_s)
+
+    def start_with_daemon(self, managed: Managed) -> asyncio.Task[None]:
+        """Start a container that the last daemon left, as its policy wants it."""
+        managed.restarting = Restarting()
+        self._registry.note(managed, managed.with_state(status=Status.RESTARTING, restart_count=0))
+        return self._plan_start(managed, 0.0)
+
+    def _plan_start(self, managed: Managed, delay_s: float) -> asyncio.Task[None]:
+        managed.restart = self._tasks.spawn(self._start_after(managed, delay_s), name=f"restart {managed.id[:12]}")
+        return managed.restart
+
+    async def _start_after(self, managed: Managed, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        async with self._policy_starts, managed.lock:
+            managed.restart = None  # it has begun: who stops it now waits for it to run
+            try:
+                await self._start(managed, by_policy=True)
+            except Exception:
+                self._stay_ended(managed)  # as with Docker, what could not be started is not tried again
+                raise
+
+    def give_up(self, managed: Managed) -> bool:
+        """Do not start it again, if that is what it waits for; False when it does not."""
+        if managed.restart is None:
+            return False
+        managed.restart.cancel()
+        managed.restart = None
+        self._stay_ended(managed)
+        return True
+
+    def _stay_ended(self, managed: Managed) -> None:
+        self._registry.note(managed, managed.with_state(status=Status.EXITED))
+        managed.notify("not-running")
+
+    async def _run_to_end(self, managed: Managed) -> tuple[Run | None, bool]:
+        """For somebody who wants it to end: its run, once a start under way is over; and whether a start that its
+        policy had planned was given up instead."""
+        while (run := await managed.present_run()) is None and managed.state.status is Status.RESTARTING:
+            if self.give_up(managed):
+                return None, True
+        return run, False
+
+    def _final(self, managed: Managed, *, by_user: bool = True) -> None:
+        """Its next end is not to be followed by a start."""
+        managed.restarting.given_up = True
+        if by_user and not managed.state.manually_stopped:
+            self._registry.note(managed, managed.with_state(manually_stopped=True))
 
     async def _remove_quietly(self, managed: Managed) -> None:
         """``--rm``, unless it has been restarted in the meantime: then its next end removes it."""
@@ -177,12 +259,18 @@ class LifeCycle:
 
     # --- signals -----------------------------------------------------------------------------------------------
 
-    async def stop(self, managed: Managed, *, timeout_s: int | None, signal: str | None) -> None:
-        """NotModified when it does not run."""
-        run = await managed.present_run()
-        if run is None:
-            raise NotModified(f"container {managed.snapshot.name} is not running")
+    async def stop(self, managed: Managed, *, timeout_s: int | None, signal: str | None, by_user: bool = True) -> None:
+        """NotModified when it does not run. ``by_user``: not because the daemon stops."""
         number = parse_signal(signal) if signal else self._stop_signal(managed)
+        run, given_up = await self._run_to_end(managed)
+        if run is None and not given_up:
+            raise NotModified(f"container {managed.snapshot.name} is not running")
+        self._final(managed, by_user=by_user)
+        if run is not None:
+            await self._end(managed, run, number, timeout_s)
+        self._events.of_container(managed.snapshot, "stop")
+
+    async def _end(self, managed: Managed, run: Run, number: int, timeout_s: int | None) -> None:
         if timeout_s is None:
             configured = managed.snapshot.config.stop_timeout_s
             timeout_s = DEFAULT_STOP_TIMEOUT_S if configured is None else configured
@@ -192,11 +280,15 @@ class LifeCycle:
                 await self._over(managed, run)
         except (TimeoutError, HyperError):
             await self.kill_hard(managed, run)
-        self._events.of_container(managed.snapshot, "stop")
 
     async def kill(self, managed: Managed, number: int) -> None:
         """Conflict when it does not run. After SIGKILL it has ended when this returns."""
-        run = await managed.present_run()
+        may_stop = number == _SIGKILL or self._may_stop(managed, number)
+        run, given_up = await self._run_to_end(managed) if may_stop else (await managed.present_run(), False)
+        if may_stop and (run is not None or given_up):
+            self._final(managed)
+        if given_up or managed.state.status is Status.RESTARTING:
+            return  # there is no process to signal, and Docker says so to nobody
         if run is None or run.ending:
             raise Conflict(f"cannot kill container: {managed.snapshot.name}: container {managed.id} is not running")
         if number == _SIGKILL:
@@ -204,14 +296,15 @@ class LifeCycle:
             return
         try:
             # Docker thaws a paused container for the signal that may stop it, and keeps any other for later.
-            await self._signal(managed, run, number, thaw=self._may_stop(managed, number))
+            await self._signal(managed, run, number, thaw=may_stop)
         except NotFound as error:
             raise Conflict(
                 f"cannot kill container: {managed.snapshot.name}: container {managed.id} is not running"
             ) from error
 
     async def kill_hard(self, managed: Managed, run: Run) -> None:
-        """SIGKILL inside; when the guest does not obey, end the VM. Returns when the end is recorded."""
+        """SIGKILL inside; when the guest does not obey, end the VM. Returns when the end is recorded. It is final."""
+        managed.restarting.given_up = True
         try:
             async with asyncio.timeout(_KILL_WAIT_S):
                 try:
@@ -228,6 +321,8 @@ class LifeCycle:
         async with managed.lock:
             if managed.run is not None:
                 await self.stop(managed, timeout_s=timeout_s, signal=signal)
+            elif self.give_up(managed):
+                self._events.of_container(managed.snapshot, "stop")
             started = await self._start(managed)
         self._events.of_container(managed.snapshot, "restart")
         return started
@@ -280,6 +375,8 @@ class LifeCycle:
 
     def _running(self, managed: Managed) -> Run:
         if managed.run is None:
+            if managed.state.status is Status.RESTARTING:
+                raise restarting(managed)
             raise Conflict(f"container {managed.id} is not running")
         return managed.run
 
@@ -289,6 +386,10 @@ class LifeCycle:
             return False
         if managed.state.status is not status:
             self._registry.note(managed, managed.with_state(status=status))
+            if status is Status.RUNNING:
+                self._health.begin(managed, run)
+            else:
+                self._health.end(managed)
         return True
 
 

@@ -10,7 +10,9 @@ import msgspec
 
 from hyper.engine.model import Container, ContainerState, Status, WaitResult
 from hyper.engine.output import OutputHub
+from hyper.engine.restart import Restarting
 from hyper.engine.run import Run
+from hyper.errors import Conflict
 
 WaitCondition = Literal["not-running", "next-exit", "removed"]
 
@@ -28,6 +30,10 @@ class Managed:
     """Held by start, restart, rename, pause and remove; stop and kill must work beside them."""
     teardown: asyncio.Task[None] | None = None
     """Taking down the sandbox of the last run; the writable layer is free when it is done."""
+    restarting: Restarting = field(default_factory=Restarting)
+    """Of its restart policy, since somebody started it."""
+    restart: asyncio.Task[None] | None = None
+    """A start by its restart policy that waits for its time; not one that has begun."""
     removing: bool = False
     """A user has asked for its removal: it is not started any more."""
     removed: bool = False
@@ -61,7 +67,7 @@ class Managed:
     def wait(self, condition: WaitCondition) -> asyncio.Future[WaitResult]:
         """A future of how it ends; done already when the condition holds now. Give it up by cancelling it."""
         future: asyncio.Future[WaitResult] = asyncio.get_running_loop().create_future()
-        if self.removed or (condition == "not-running" and not self.state.live):
+        if self.removed or (condition == "not-running" and not self.state.up):
             future.set_result(self._result())
         else:
             self._waiters[future] = condition
@@ -78,3 +84,8 @@ class Managed:
         # dockerd 20.10: a removal that went well has no error, whatever the container's was; the docker CLI would print
         # it a second time after a start that failed.
         return WaitResult(exit_code=self.state.exit_code, error="" if self.removed else self.state.error)
+
+
+def restarting(managed: Managed) -> Conflict:
+    """The answer to who asks for a process while a restart policy is about to start one."""
+    return Conflict(f"Container {managed.id} is restarting, wait until the container is running")

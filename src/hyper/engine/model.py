@@ -96,10 +96,39 @@ class DeviceLimit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Docker's restart policies; only "no" works until the Docker engine issue."""
+    """Docker's restart policies. ``maximum_retry_count``: of "on-failure"; 0 is without end."""
 
     name: Literal["no", "always", "on-failure", "unless-stopped"] = "no"
     maximum_retry_count: int = 0
+
+
+class HealthCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """How to find out whether a container is well; 0: the default (``health.py``), or the image's."""
+
+    test: tuple[str, ...] = ()
+    """ "CMD" and words, "CMD-SHELL" and a command line, "NONE"; empty: the image's."""
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    start_period_ns: int = 0
+    start_interval_ns: int = 0
+    retries: int = 0
+
+
+class HealthResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One check. ``exit_code`` -1: it took too long, or could not be made."""
+
+    began_ns: int
+    ended_ns: int
+    exit_code: int
+    output: str
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """What the checks of a run say; ``log`` has the last ones, oldest first."""
+
+    status: Literal["starting", "healthy", "unhealthy"] = "starting"
+    failing_streak: int = 0
+    log: tuple[HealthResult, ...] = ()
 
 
 class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +154,7 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     annotations: dict[str, str] = {}
     stop_signal: str = ""
     stop_timeout_s: int | None = None
+    health_check: HealthCheck | None = None
     exposed_ports: tuple[str, ...] = ()
     """ "80/tcp" """
 
@@ -228,6 +258,11 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True):
     started_ns: int = 0
     finished_ns: int = 0
     restart_count: int = 0
+    """How often its restart policy has started it since somebody did."""
+    manually_stopped: bool = False
+    """Somebody stopped or killed it since it was started: a policy's start of the daemon leaves it alone."""
+    health: Health | None = None
+    """None: nobody checks."""
     rung: str = ""
     """Where the VM of the last start came from: "pool", "template" or "cold"; "pod": another
     container's."""
@@ -236,6 +271,11 @@ class ContainerState(msgspec.Struct, frozen=True, kw_only=True):
     def live(self) -> bool:
         """A process of it exists (running or frozen)."""
         return self.status in (Status.RUNNING, Status.PAUSED)
+
+    @property
+    def up(self) -> bool:
+        """It runs as far as Docker's users are concerned: also while its restart policy is about to start it."""
+        return self.live or self.status is Status.RESTARTING
 
 
 class NetworkAttachment(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from hyper.engine.output import OutputHub
 from hyper.engine.pods import Pod
 from hyper.engine.records import EngineRecords
 from hyper.engine.registry import ContainerRegistry
+from hyper.engine.restart import starts_with_daemon
 from hyper.engine.run import VMM_DIED_EXIT_CODE, Run
 from hyper.engine.starter import cpus
 from hyper.engine.tasks import TaskSet
@@ -40,6 +41,9 @@ _log = logging.getLogger(__name__)
 
 TAKEOVER_S = 20.0
 """How long one guest may keep the daemon from serving the others, once its agent has answered."""
+
+STARTS_S = 20.0
+"""How long the first requests wait for containers that restart policies start with the daemon."""
 
 
 class Recovery:
@@ -93,6 +97,20 @@ class Recovery:
             if managed.snapshot.config.auto_remove and managed.state.status is Status.EXITED:
                 await self._containers.remove_ended(managed)
         await self._sweep()
+        await self._start_by_policy()
+
+    async def _start_by_policy(self) -> None:
+        """Containers that ended with the last daemon or after it, or waited for their next start."""
+        starts = []
+        for managed in self._registry:
+            state = managed.state
+            if not state.live and starts_with_daemon(managed.snapshot.config.restart_policy, state):
+                starts.append(self._containers.life.start_with_daemon(managed))
+            elif state.status is Status.RESTARTING:  # by a policy that was changed while it waited
+                self._registry.note(managed, managed.with_state(status=Status.EXITED))
+        if starts:
+            # Docker's users find them running as soon as the daemon answers; but it answers in any case.
+            await asyncio.wait(starts, timeout=STARTS_S)
 
     async def _adopt(self, sandbox_id: str, members: list[Managed], sandboxes: dict[str, bytes]) -> None:
         """A sandbox and the containers that run in it."""

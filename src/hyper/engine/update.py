@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from hyper.engine.create import check_restart_policy
 from hyper.engine.events import EventLog
 from hyper.engine.managed import Managed
 from hyper.engine.model import ContainerConfig, ContainerUpdate
@@ -123,10 +122,8 @@ def updated(config: ContainerConfig, changes: ContainerUpdate) -> ContainerConfi
         if (asked or 0) > 0 and present > 0:
             raise Conflict(f"Conflicting options: {name} cannot be updated as {other} has already been set")
     policy = changes.restart_policy
-    if policy is not None:
-        if config.auto_remove and policy.name != "no":
-            raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
-        check_restart_policy(policy)
+    if policy is not None and config.auto_remove and policy.name != "no":
+        raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
     values = {name: getattr(changes, name) for name in changes.__struct_fields__}
     after = msgspec.structs.replace(config, **{name: value for name, value in values.items() if value is not None})
     _check_swap(config, changes, after)

@@ -72,6 +72,15 @@ def test_host_settings() -> None:
     assert all(host[name] for name in ("AutoRemove", "ReadonlyRootfs", "Privileged", "Init"))
 
 
+def test_health_checks() -> None:
+    found = body("--health-cmd", "a b", "--health-interval", "1m30s", "--health-retries", "2", "x")["Healthcheck"]
+    assert found == {"Test": ["CMD-SHELL", "a b"], "Interval": 90_000_000_000, "Retries": 2}
+    assert body("--no-healthcheck", "x")["Healthcheck"] == {"Test": ["NONE"]}
+    assert "Healthcheck" not in body("x")
+    with pytest.raises(UsageError, match="conflicts"):
+        body("--no-healthcheck", "--health-cmd", "a", "x")
+
+
 def test_labels_of_flags_and_files() -> None:
     assert body("-l", "a", "-l", "b=c=d", "--label-file", "labels", "x")["Labels"] == {"a": "", "b": "c=d", "x": "y"}
 
@@ -112,6 +121,7 @@ def test_exposed_ports_are_no_bindings() -> None:
         ["--ulimit", "nofile=x"],
         ["--restart", "on-failure:x"],
         ["--label", "=x"],
+        ["--health-timeout", "soon"],
         ["--mount", "source=a"],
     ],
 )

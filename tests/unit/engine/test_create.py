@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from hyper.engine.create import container_from, writable_bytes
-from hyper.engine.model import Container, ContainerConfig, RestartPolicy, Ulimit
+from hyper.engine.model import Container, ContainerConfig, Ulimit
 from hyper.errors import HyperError, InvalidArgument, Unsupported
 from hyper.images.store import Image
 from hyper.oci import image_config
@@ -109,7 +109,6 @@ def test_the_network_is_the_default_one_or_none() -> None:
         ({"network_mode": "bridge", "pid_mode": "container:x"}, Unsupported, "one network card"),
         ({"publish_all_ports": True, "pid_mode": "container:x"}, Unsupported, "ports cannot be published"),
         ({"network_mode": "container:x", "ipc_mode": "shareable"}, Unsupported, "cannot have a shareable IPC"),
-        ({"restart_policy": RestartPolicy(name="always")}, Unsupported, "restart policy"),
         ({"log_driver": "syslog"}, Unsupported, "only json-file"),
         ({"log_options": {"max-size": "1m"}}, Unsupported, "logging driver"),
         ({"stop_signal": "bogus"}, InvalidArgument, "Invalid signal: bogus"),

@@ -14,7 +14,7 @@ from hyper.engine.model import ContainerConfig, ContainerUpdate, RestartPolicy
 from hyper.engine.records import EngineRecords
 from hyper.engine.starter import cpus
 from hyper.engine.update import updated
-from hyper.errors import Conflict, HyperError, InvalidArgument, NotFound, ResourceExhausted, Unavailable, Unsupported
+from hyper.errors import Conflict, HyperError, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 
 MIB = 1 << 20
 
@@ -199,7 +199,6 @@ async def test_a_start_under_way_is_waited_for(world: World, engine: LiveEngine)
             Conflict,
             "Restart policy cannot be updated because AutoRemove is enabled",
         ),
-        ({}, {"restart_policy": RestartPolicy(name="always")}, Unsupported, 'restart policy "always" is not there yet'),
     ],
 )
 def test_what_does_not_go_together_is_said_in_dockers_words(

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import re
 
-from hyper.api.docker import create_isolation, create_refusals, create_words, limits, ports
+from hyper.api.docker import create_body, create_isolation, create_refusals, create_words, limits, ports
 from hyper.api.docker.create_body import CreateBody, HostConfig, Mount, Words
 from hyper.api.docker.versions import Version
-from hyper.engine.model import ContainerConfig, RestartPolicy, Ulimit
+from hyper.engine.model import ContainerConfig, HealthCheck, RestartPolicy, Ulimit
 from hyper.errors import InvalidArgument, Unsupported
 
 DEFAULT_SHM_BYTES = 64 * 1024 * 1024
@@ -48,6 +48,7 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
         annotations=host.annotations,
         stop_signal=body.stop_signal,
         stop_timeout_s=body.stop_timeout,
+        health_check=_health_check(body.healthcheck, version),
         exposed_ports=ports.exposed((*body.exposed_ports, *host.port_bindings)),
         network_mode="none" if body.network_disabled else host.network_mode or "default",
         ports=ports.requests(host.port_bindings),
@@ -144,6 +145,19 @@ def _check_host(host: HostConfig) -> None:
         raise InvalidArgument("SHM size can not be less than 0")
     if not -1000 <= host.oom_score_adj <= 1000:
         raise InvalidArgument(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+
+
+def _health_check(asked: create_body.HealthConfig | None, version: Version) -> HealthCheck | None:
+    if asked is None or asked == create_body.HealthConfig():
+        return None
+    return HealthCheck(
+        test=tuple(asked.test),
+        interval_ns=asked.interval,
+        timeout_ns=asked.timeout,
+        start_period_ns=asked.start_period,
+        start_interval_ns=asked.start_interval if version >= (1, 44) else 0,
+        retries=asked.retries,
+    )
 
 
 def _restart_policy(host: HostConfig) -> RestartPolicy:

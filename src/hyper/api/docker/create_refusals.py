@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hyper.api.docker.create_body import CreateBody, EndpointSettings, HealthConfig, Resources
+from hyper.api.docker.create_body import CreateBody, EndpointSettings, Resources
 from hyper.errors import Unsupported
 
 
@@ -27,16 +27,11 @@ def _one_of(*values: Any) -> Callable[[Any], bool]:
     return lambda value: value in values
 
 
-def _no_check(value: HealthConfig | None) -> bool:
-    return value is None or value == HealthConfig() or value.test[:1] == ["NONE"]
-
-
 _VOLUMES = "mounting host directories and volumes is not there yet; images, `docker exec -i` and stdin carry data in"
 _WINDOWS = "it is for Windows containers only"
 _KERNEL_MEMORY = "kernels since 5.4 have no separate limit for kernel memory; use Memory"
 
 _CONFIG = (
-    _Refusal("healthcheck", "health checks are not there yet", _no_check),
     _Refusal("volumes", _VOLUMES),
     _Refusal("args_escaped", _WINDOWS),
 )

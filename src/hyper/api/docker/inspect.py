@@ -14,6 +14,8 @@ from hyper.engine.model import (
     ContainerConfig,
     ContainerState,
     DeviceLimit,
+    Health,
+    HealthCheck,
     NetworkAttachment,
     Status,
 )
@@ -61,9 +63,9 @@ def container_json(container: Container, version: Version) -> dict[str, Any]:
 
 def state_json(state: ContainerState) -> dict[str, Any]:
     status = state.status
-    return {
+    result: dict[str, Any] = {
         "Status": status.value,
-        "Running": status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING),
+        "Running": state.up,
         "Paused": status is Status.PAUSED,
         "Restarting": status is Status.RESTARTING,
         "OOMKilled": state.oom_killed,
@@ -74,6 +76,38 @@ def state_json(state: ContainerState) -> dict[str, Any]:
         "StartedAt": rfc3339_nano(state.started_ns),
         "FinishedAt": rfc3339_nano(state.finished_ns),
     }
+    if state.health is not None:
+        result["Health"] = health_json(state.health)
+    return result
+
+
+def health_json(health: Health) -> dict[str, Any]:
+    return {
+        "Status": health.status,
+        "FailingStreak": health.failing_streak,
+        "Log": [
+            {
+                "Start": rfc3339_nano(result.began_ns),
+                "End": rfc3339_nano(result.ended_ns),
+                "ExitCode": result.exit_code,
+                "Output": result.output,
+            }
+            for result in health.log
+        ],
+    }
+
+
+def health_check_json(check: HealthCheck) -> dict[str, Any]:
+    """What is not set is left out, as Docker does."""
+    members = {
+        "Test": list(check.test),
+        "Interval": check.interval_ns,
+        "Timeout": check.timeout_ns,
+        "StartPeriod": check.start_period_ns,
+        "StartInterval": check.start_interval_ns,
+        "Retries": check.retries,
+    }
+    return {name: value for name, value in members.items() if value}
 
 
 def config_json(config: ContainerConfig, version: Version) -> dict[str, Any]:
@@ -98,6 +132,8 @@ def config_json(config: ContainerConfig, version: Version) -> dict[str, Any]:
     }
     if config.exposed_ports:
         result["ExposedPorts"] = {port: {} for port in config.exposed_ports}
+    if config.health_check is not None:
+        result["Healthcheck"] = health_check_json(config.health_check)
     if config.shell:
         result["Shell"] = list(config.shell)
     if config.stop_signal:

@@ -89,7 +89,10 @@ def restart_policy(asked: create_body.RestartPolicy) -> RestartPolicy:
             "use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
         )
     if count and name != "on-failure":
-        raise InvalidArgument("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+        raise InvalidArgument(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+            + (" and cannot be negative" if count < 0 else "")
+        )
     if count < 0:
         raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
     literal = cast(Literal["no", "always", "on-failure", "unless-stopped"], name)

@@ -12,7 +12,7 @@ from hyper.api.docker import ports
 from hyper.api.docker.filters import Filters
 from hyper.api.docker.inspect import networks_json
 from hyper.api.docker.times import human_duration
-from hyper.engine.model import Container, Status
+from hyper.engine.model import Container, Health, Status
 from hyper.errors import InvalidArgument, NotFound
 
 ACCEPTED = frozenset(
@@ -54,7 +54,7 @@ def select(containers: Sequence[Container], selection: Selection) -> list[Contai
     filters = selection.filters
     accept = _predicate(selection, containers)
     everything = selection.all or selection.limit > 0 or "status" in filters
-    chosen = [item for item in containers if (everything or item.state.live) and accept(item)]
+    chosen = [item for item in containers if (everything or item.state.up) and accept(item)]
     return chosen[: selection.limit] if selection.limit > 0 else chosen
 
 
@@ -73,9 +73,7 @@ def _predicate(selection: Selection, containers: Sequence[Container]) -> Callabl
         tests.append(lambda item: item.state.status.value in statuses)
     if codes := filters.get("exited"):
         wanted = {_number(value) for value in codes}
-        tests.append(
-            lambda item: item.state.exit_code in wanted and not item.state.live and item.state.finished_ns != 0
-        )
+        tests.append(lambda item: item.state.exit_code in wanted and not item.state.up and item.state.finished_ns != 0)
     if ancestors := filters.get("ancestor"):
         images = frozenset().union(*(selection.image_ids_of(value) for value in ancestors))
         tests.append(lambda item: item.image_id in images)
@@ -105,7 +103,7 @@ def _predicate(selection: Selection, containers: Sequence[Container]) -> Callabl
         tests.append(lambda item: any(ports.parse_port(port) in wanted_exposed for port in item.config.exposed_ports))
     if health := filters.get("health"):
         _check_values("health", health, _HEALTH)
-        tests.append(lambda item: "none" in health)  # there are no health checks yet
+        tests.append(lambda item: (item.state.health.status if item.state.health else "none") in health)
     if filter_parsing.boolean(filters, "is-task") or filters.get("volume"):
         tests.append(lambda item: False)  # neither swarm tasks nor volumes are there
     if isolation := filters.get("isolation"):
@@ -196,7 +194,7 @@ def status_text(container: Container, now_ns: int) -> str:
     state = container.state
     match state.status:
         case Status.RUNNING:
-            return f"Up {_since(state.started_ns, now_ns)}"
+            return f"Up {_since(state.started_ns, now_ns)}{_health_text(state.health)}"
         case Status.PAUSED:
             return f"Up {_since(state.started_ns, now_ns)} (Paused)"
         case Status.RESTARTING:
@@ -209,6 +207,12 @@ def status_text(container: Container, now_ns: int) -> str:
             return "Created"
         case Status.EXITED:
             return f"Exited ({state.exit_code}) {_since(state.finished_ns, now_ns)} ago"
+
+
+def _health_text(health: Health | None) -> str:
+    if health is None:
+        return ""
+    return " (health: starting)" if health.status == "starting" else f" ({health.status})"
 
 
 def _since(time_ns: int, now_ns: int) -> str:

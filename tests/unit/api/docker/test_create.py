@@ -10,7 +10,8 @@ import pytest
 from hyper.api.docker.create import container_config
 from hyper.api.docker.create_body import CreateBody
 from hyper.api.docker.go_json import decode
-from hyper.engine.model import ContainerConfig, DeviceMapping, PortRequest
+from hyper.api.docker.versions import Version
+from hyper.engine.model import ContainerConfig, DeviceMapping, HealthCheck, PortRequest
 from hyper.errors import InvalidArgument, Unsupported
 
 # What docker CLI 28.2.2 sends for `docker run --rm busybox true`.
@@ -34,9 +35,9 @@ CLI_BODY = (
 )
 
 
-def translate(body: dict[str, Any] | bytes) -> ContainerConfig:
+def translate(body: dict[str, Any] | bytes, version: Version = (1, 50)) -> ContainerConfig:
     data = body if isinstance(body, bytes) else msgspec.json.encode({"Image": "busybox", **body})
-    return container_config(decode(data, CreateBody), (1, 50))
+    return container_config(decode(data, CreateBody), version)
 
 
 def test_what_the_docker_cli_sends_is_a_plain_container() -> None:
@@ -149,7 +150,6 @@ def test_what_is_wrong_is_said_in_dockers_words(body: dict[str, Any] | bytes, me
         ({"HostConfig": {"Binds": ["/:/host"]}}, "HostConfig.Binds"),
         ({"HostConfig": {"CgroupParent": "/mine"}}, "HostConfig.CgroupParent"),
         ({"HostConfig": {"KernelMemoryTCP": 7}}, "HostConfig.KernelMemoryTCP"),
-        ({"Healthcheck": {"Test": ["CMD", "true"]}}, "Healthcheck"),
         ({"NetworkingConfig": {"EndpointsConfig": {"mine": {}}}}, "NetworkingConfig.EndpointsConfig.mine"),
         ({"NetworkingConfig": {"EndpointsConfig": {"bridge": {"Aliases": ["a"]}}}}, "EndpointsConfig.bridge.Aliases"),
     ],
@@ -159,10 +159,6 @@ def test_what_cannot_be_honoured_is_refused_by_name(body: dict[str, Any], member
         translate(body)
     assert member in caught.value.message
     assert "cannot be honoured" in caught.value.message
-
-
-def test_a_health_check_of_none_asks_for_nothing() -> None:
-    assert translate({"Healthcheck": {"Test": ["NONE"]}}) == translate({})
 
 
 def test_a_network_that_is_disabled_is_none() -> None:
@@ -175,3 +171,13 @@ def test_devices_are_where_they_are_in_the_sandbox_unless_it_says_otherwise() ->
         DeviceMapping(source="/dev/fuse", path="/dev/fuse", permissions="rwm"),
         DeviceMapping(source="/dev/a", path="/b", permissions="r"),
     )
+
+
+def test_health_checks() -> None:
+    asked = {"Test": ["CMD", "a"], "Interval": 10**9, "StartInterval": 10**9, "Retries": 2}
+    made = translate({"Healthcheck": asked}).health_check
+    assert made == HealthCheck(test=("CMD", "a"), interval_ns=10**9, start_interval_ns=10**9, retries=2)
+    older = translate({"Healthcheck": asked}, (1, 43)).health_check
+    assert older is not None and older.start_interval_ns == 0
+    assert translate({"Healthcheck": {}}).health_check is None
+    assert translate({"Healthcheck": {"Test": ["NONE"]}}).health_check == HealthCheck(test=("NONE",))

@@ -92,14 +92,13 @@ VALUES: dict[str, Any] = {
 WORKING: dict[str, Any] = {
     "HostConfig.LogConfig": {"Type": "json-file"},
     "HostConfig.NetworkMode": "none",
-    "HostConfig.RestartPolicy": {"Name": "no"},
     "HostConfig.Mounts": [{"Type": "tmpfs", "Target": "/x"}],
     "HostConfig.Runtime": "hyper",
     "HostConfig.Isolation": "default",
     "Config.StopSignal": "SIGINT",
 }
 # What works is what there is without asking for it.
-THE_DEFAULT = ("HostConfig.LogConfig", "HostConfig.RestartPolicy", "HostConfig.Runtime", "HostConfig.Isolation")
+THE_DEFAULT = ("HostConfig.LogConfig", "HostConfig.Runtime", "HostConfig.Isolation")
 
 # Refused in dockerd's words, which do not name the member.
 SAID: dict[str, str] = {

@@ -38,6 +38,7 @@ from hyper.engine.model import (
     NetworkAttachment,
     NetworkInfo,
     Status,
+    Usage,
     WaitResult,
 )
 from hyper.engine.names import generate
@@ -406,6 +407,18 @@ class HostContainers:
                 )
             await self.kill(reference, "KILL")
         self._drop(managed)
+
+    async def prune(self, accept: Callable[[Container], bool]) -> tuple[Sequence[str], int]:
+        gone = [item for item in self._managed.values() if item.process is None and accept(item.snapshot)]
+        for item in gone:
+            self._drop(item)
+        self._events.emit("container", "prune", "", {"reclaimed": "0"})
+        return [item.snapshot.id for item in gone], 0
+
+    async def usage(self, reference: str) -> Usage | None:
+        """These processes have no cgroup: nothing is known of them."""
+        self.find(reference)
+        return None
 
     def wait(self, reference: str, condition: Condition) -> Awaitable[WaitResult]:
         managed = self.find(reference)

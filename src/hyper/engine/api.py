@@ -25,6 +25,7 @@ from hyper.engine.model import (
     PathChange,
     PathStat,
     RegistryInfo,
+    Usage,
     VolumeInfo,
     WaitResult,
 )
@@ -107,6 +108,15 @@ class Containers(Protocol):
 
     async def remove(self, reference: str, *, force: bool) -> None:
         """Conflict when it runs and not ``force``. Its writable layer, logs and addresses go with it."""
+        ...
+
+    async def prune(self, accept: Callable[[Container], bool]) -> tuple[Sequence[str], int]:
+        """Remove those that do not run and ``accept`` lets go: their IDs, and bytes given back. Conflict while another
+        one is at it."""
+        ...
+
+    async def usage(self, reference: str) -> Usage | None:
+        """What it uses now; None when it does not run."""
         ...
 
     def wait(self, reference: str, condition: Literal["not-running", "next-exit", "removed"]) -> Awaitable[WaitResult]:

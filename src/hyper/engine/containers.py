@@ -8,8 +8,9 @@ client that asked for it hangs up. Neighbours: ``lifecycle.py`` (start to exit),
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -23,7 +24,7 @@ from hyper.engine.layout import Layout
 from hyper.engine.lifecycle import LifeCycle
 from hyper.engine.managed import Managed, WaitCondition, restarting
 from hyper.engine.metrics import EngineMetrics
-from hyper.engine.model import Container, ContainerConfig, ContainerUpdate, LogEntry, Status, WaitResult
+from hyper.engine.model import Container, ContainerConfig, ContainerUpdate, LogEntry, Status, Usage, WaitResult
 from hyper.engine.names import generate
 from hyper.engine.output import OutputHub
 from hyper.engine.pods import joins
@@ -33,10 +34,13 @@ from hyper.engine.signals import parse_signal
 from hyper.engine.starter import Starter
 from hyper.engine.tasks import TaskSet
 from hyper.engine.update import LimitUpdates
-from hyper.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
+from hyper.engine.usage import usage
+from hyper.errors import Conflict, FailedPrecondition, HyperError, InvalidArgument, NotFound
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
 from hyper.networks.bridge import BridgeNetwork
+
+_log = logging.getLogger(__name__)
 
 
 class ContainerUseCases:
@@ -79,6 +83,7 @@ class ContainerUseCases:
             health=health,
         )
         self._caretakers = caretakers
+        self._pruning = False
         self._network_ids = network_ids
         self._updates = LimitUpdates(registry, events, default_memory_bytes)
 
@@ -225,6 +230,33 @@ class ContainerUseCases:
                 await self._remove_locked(managed)
         finally:
             managed.removing = False
+
+    async def prune(self, accept: Callable[[Container], bool]) -> tuple[Sequence[str], int]:
+        """Remove those that do not run and ``accept`` lets go; their IDs, and bytes given back."""
+        if self._pruning:
+            raise Conflict("a prune operation is already running")
+        self._pruning = True
+        ids: list[str] = []
+        freed_bytes = 0
+        try:
+            for managed in self._registry:
+                if managed.state.up or managed.removing or not accept(managed.snapshot):
+                    continue
+                size_bytes = self._disks.used_bytes(managed.id)
+                try:
+                    await self.remove(managed.id, force=False)
+                except HyperError as error:  # started or gone meanwhile
+                    _log.debug("container %s was not pruned: %s", managed.id[:12], error.message)
+                    continue
+                ids.append(managed.id)
+                freed_bytes += size_bytes
+        finally:
+            self._pruning = False
+        self._events.emit("container", "prune", "", {"reclaimed": str(freed_bytes)})
+        return ids, freed_bytes
+
+    async def usage(self, reference: str) -> Usage | None:
+        return await usage(self._registry.find(reference))
 
     async def remove_ended(self, managed: Managed) -> None:
         """Remove a container that has no process; nothing when it has one, or is removed already."""

@@ -317,6 +317,38 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     exec_ids: tuple[str, ...] = ()
 
 
+class DeviceUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container has read from and written to one block device, as its sandbox numbers it."""
+
+    major: int
+    minor: int
+    read_bytes: int
+    written_bytes: int
+    reads: int
+    writes: int
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running container uses, at one moment. Times are of all its processors together."""
+
+    time_ns: int
+    cpu_total_ns: int
+    cpu_user_ns: int
+    cpu_system_ns: int
+    machine_ns: int
+    """What the processors of its VM could have done since it was started."""
+    cpus: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    memory_detail: dict[str, int]
+    """cgroup v2's ``memory.stat``."""
+    pids: int
+    pids_limit: int | None
+    devices: tuple[DeviceUse, ...]
+    networks: dict[str, dict[str, int]]
+    """Counters by interface, by the kernel's names of them."""
+
+
 class ExecConfig(msgspec.Struct, frozen=True, kw_only=True):
     """``docker exec``: None or empty members mean "the container's"."""
 

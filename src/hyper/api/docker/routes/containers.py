@@ -10,6 +10,7 @@ from typing import Literal, cast
 import msgspec
 
 from hyper.api.docker import filters, listing
+from hyper.api.docker import stats as container_stats
 from hyper.api.docker.call import NO_CONTENT, Call, json_response
 from hyper.api.docker.create import container_config
 from hyper.api.docker.create_body import CreateBody
@@ -18,11 +19,13 @@ from hyper.api.docker.launch_errors import launch_error
 from hyper.api.docker.router import Route
 from hyper.api.docker.routes.system import go_architecture
 from hyper.api.docker.timeline import timeline_headers
+from hyper.api.docker.times import parse_timestamp_ns
 from hyper.api.docker.update import UpdateBody, container_update
-from hyper.api.http.messages import Response, StreamResponse
+from hyper.api.http.messages import AnyResponse, Response, StreamResponse
 from hyper.engine.model import Container, WaitResult
 from hyper.errors import HyperError, InvalidArgument, NotFound, Unsupported
 
+_PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 _WAIT_CONDITIONS = ("not-running", "next-exit", "removed")
 
 
@@ -30,7 +33,9 @@ def routes() -> tuple[Route, ...]:
     return (
         Route("GET", "/containers/json", list_),
         Route("POST", "/containers/create", create),
+        Route("POST", "/containers/prune", prune),
         Route("GET", "/containers/{id}/json", inspect),
+        Route("GET", "/containers/{id}/stats", stats),
         Route("POST", "/containers/{id}/start", start),
         Route("POST", "/containers/{id}/stop", stop),
         Route("POST", "/containers/{id}/restart", restart),
@@ -211,6 +216,33 @@ async def _wait_body(result: Awaitable[WaitResult]) -> AsyncGenerator[bytes, Non
     if ended.error:
         body["Error"] = {"Message": ended.error}
     yield msgspec.json.encode(body) + b"\n"
+
+
+async def stats(call: Call) -> AnyResponse:
+    containers = call.engine.containers
+    container = containers.get(call.params["id"])
+    if call.flag("stream", True):
+        return StreamResponse(container_stats.stream(containers, container))
+    return json_response(await container_stats.once(containers, container, one_shot=call.flag("one-shot")))
+
+
+async def prune(call: Call) -> Response:
+    wanted = filters.parse(call.text("filters"), _PRUNE_FILTERS)
+    now_ns = time.time_ns()
+    if len(wanted.get("until", ())) > 1:
+        raise InvalidArgument("more than one until filter specified")
+    until_ns = parse_timestamp_ns(wanted["until"][0], now_ns) if "until" in wanted else 0
+
+    def accept(container: Container) -> bool:
+        labels = container.config.labels
+        return (
+            (not until_ns or container.created_ns < until_ns)
+            and ("label" not in wanted or filters.labels_match(wanted["label"], labels))
+            and not any(filters.labels_match((value,), labels) for value in wanted.get("label!", ()))
+        )
+
+    ids, freed_bytes = await call.engine.containers.prune(accept)
+    return json_response({"ContainersDeleted": list(ids), "SpaceReclaimed": freed_bytes})
 
 
 async def remove(call: Call) -> Response:

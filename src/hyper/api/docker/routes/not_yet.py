@@ -13,9 +13,7 @@ _PLUGINS = "engine plugins"
 
 _MISSING: tuple[tuple[str, str, str], ...] = (
     ("GET", "/containers/{id}/top", "the process list of a container (docker top)"),
-    ("GET", "/containers/{id}/stats", "statistics (docker stats)"),
     ("GET", "/containers/{id}/attach/ws", "attaching through a WebSocket: use POST /containers/{id}/attach"),
-    ("POST", "/containers/prune", "removing all stopped containers at once (docker container prune)"),
     ("POST", "/build", "building images (docker build)"),
     ("POST", "/build/prune", "the build cache"),
     ("POST", "/build/cancel", "building images (docker build)"),

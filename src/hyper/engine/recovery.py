@@ -22,7 +22,7 @@ from hyper.engine.log_file import LogWriter
 from hyper.engine.managed import Managed
 from hyper.engine.model import NetworkAttachment, Status
 from hyper.engine.output import OutputHub
-from hyper.engine.pods import Pod
+from hyper.engine.pods import Pod, joins
 from hyper.engine.records import EngineRecords
 from hyper.engine.registry import ContainerRegistry
 from hyper.engine.restart import starts_with_daemon
@@ -101,16 +101,20 @@ class Recovery:
 
     async def _start_by_policy(self) -> None:
         """Containers that ended with the last daemon or after it, or waited for their next start."""
-        starts = []
+        wanted = []
         for managed in self._registry:
             state = managed.state
             if not state.live and starts_with_daemon(managed.snapshot.config.restart_policy, state):
-                starts.append(self._containers.life.start_with_daemon(managed))
+                wanted.append(managed)
             elif state.status is Status.RESTARTING:  # by a policy that was changed while it waited
                 self._registry.note(managed, managed.with_state(status=Status.EXITED))
-        if starts:
-            # Docker's users find them running as soon as the daemon answers; but it answers in any case.
-            await asyncio.wait(starts, timeout=STARTS_S)
+        # Who joins another one comes after it. Docker's users find all of them running as soon as the daemon answers;
+        # but it answers in any case.
+        for joining in (False, True):
+            chosen = [managed for managed in wanted if bool(joins(managed.snapshot.config)) is joining]
+            starts = [self._containers.life.start_with_daemon(managed) for managed in chosen]
+            if starts:
+                await asyncio.wait(starts, timeout=STARTS_S)
 
     async def _adopt(self, sandbox_id: str, members: list[Managed], sandboxes: dict[str, bytes]) -> None:
         """A sandbox and the containers that run in it."""

@@ -6,7 +6,9 @@ with RealRegistry(namespace, folder, port=5000, locked=True) as registry: …
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -102,3 +104,68 @@ class RealRegistry:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
+
+
+class CuttingProxy:
+    """Passes TCP on to a registry, and resets the first ``times`` connections that brought ``after`` bytes back."""
+
+    def __init__(
+        self, namespace: NetworkNamespace, port: int, target: tuple[str, int], *, after: int, times: int
+    ) -> None:
+        self._namespace, self._target, self._after, self._times = namespace, target, after, times
+        self._listener = namespace.listen("127.0.0.1", port)
+        self._listener.settimeout(None)
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self.cuts = 0
+
+    def __enter__(self) -> CuttingProxy:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(10)
+        self._listener.close()
+        for thread in self._threads[1:]:
+            thread.join(10)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = self._namespace.connect(*self._target)
+            for one in (client, server):
+                one.settimeout(None)
+            there = threading.Thread(target=self._pump, args=(client, server, False), daemon=True)
+            back = threading.Thread(target=self._pump, args=(server, client, True), daemon=True)
+            self._threads += [there, back]
+            there.start()
+            back.start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
+        passed, cutting = 0, back
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+                passed += len(data)
+                if cutting and passed >= self._after:
+                    with self._lock:
+                        if self.cuts == self._times:
+                            cutting = False
+                            continue
+                        self.cuts += 1
+                    break
+        except OSError:
+            pass
+        for one in (source, sink):
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        if back:
+            self._threads[self._threads.index(threading.current_thread()) - 1].join()
+            source.close()
+            sink.close()

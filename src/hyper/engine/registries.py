@@ -22,6 +22,7 @@ from hyper.oci.reference import Reference
 class RegistryUseCases:
     def __init__(self, store: ImageStore, client: RegistryClient, events: EventLog) -> None:
         self._client = client
+        self._store = store
         self._puller = Puller(store, client)
         self._pusher = Pusher(store, client)
         self._events = events
@@ -58,5 +59,8 @@ class RegistryUseCases:
         )
 
     def _emit(self, action: str, name: Reference) -> None:
-        """Of a name, not of an image: so Docker does it."""
-        self._events.emit("image", action, name.familiar, {"name": name.familiar_name})
+        """Of a name, not of an image, but with the image's labels: so Docker does it."""
+        labels: dict[str, str] = {}
+        if name.tag or name.digest:
+            labels = self._store.resolve(str(name)).config.container_config.labels or {}
+        self._events.emit("image", action, name.familiar, {**labels, "name": name.familiar_name})

@@ -26,7 +26,9 @@ def host() -> Platform:
 def parse(text: str) -> Platform:
     """InvalidArgument when it is none; a lone word is an operating system or an architecture."""
     parts = text.strip().split("/")
-    if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
+    if len(parts) > 3:
+        raise InvalidArgument(f'"{text[:100]}": cannot parse platform specifier: invalid argument')
+    if not all(_PART.fullmatch(part) for part in parts):
         raise InvalidArgument(
             f'"{text[:100]}" is an invalid platform: it is os/architecture[/variant], such as linux/amd64'
         )

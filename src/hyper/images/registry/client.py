@@ -19,7 +19,7 @@ from hyper.images.registry.repository import Repository
 from hyper.images.registry.retry import retrying
 from hyper.images.registry.settings import RegistrySettings
 from hyper.images.registry.tokens import Authenticator
-from hyper.images.registry.transport import Answer, Transport, failure
+from hyper.images.registry.transport import Answer, Transport, failure, reason
 from hyper.oci import reference as references
 from hyper.oci.distribution import HUB_DOMAIN, Credentials
 from hyper.oci.reference import Reference
@@ -117,7 +117,8 @@ class RegistryClient:
         return answer
 
     async def sign_in(self, credentials: Credentials) -> SignedIn:
-        """``docker login``. Unauthenticated when the registry does not take the credentials."""
+        """``docker login``. Unauthenticated when a token server does not take the credentials, RegistryFailure when the
+        registry itself does not: so dockerd tells them apart."""
         domain = _server_domain(credentials.server_address)
         self.transport.forget_certificates()
         last: HyperError | None = None
@@ -126,7 +127,7 @@ class RegistryClient:
             url = f"{endpoint.url}/v2/"
             try:
                 await self._greet(endpoint, auth)
-                value = await auth.header((), about=f'Get "{url}"', login=True)
+                value = await auth.header((), about=f'Get "{url}": ', login=True)
                 answer = await self.transport.whole(
                     "GET", url, endpoint, headers={"Authorization": value} if value else {}
                 )
@@ -137,11 +138,10 @@ class RegistryClient:
                 if error.status in (401, 403):
                     raise Unauthenticated(f'Get "{url}": {error.message}') from error
                 raise
-            if answer.status == 401:
-                raise Unauthenticated(f'Get "{url}": {failure(answer).message}')
             if answer.status != 200:
                 raise RegistryFailure(
-                    f"login attempt to {url} failed with status: {failure(answer).message}", status=answer.status
+                    f"login attempt to {url} failed with status: {answer.status} {reason(answer.status)}".rstrip(),
+                    status=answer.status,
                 )
             return SignedIn(auth.identity_token)
         assert last is not None
@@ -160,7 +160,7 @@ class RegistryClient:
                 answer = await self.transport.whole("GET", url, endpoint, headers={}, most_bytes=_SEARCH_BYTES)
                 if answer.status == 401 and credentials:
                     auth.learn(answer.challenges)
-                    value = await auth.header((), about=f'Get "{url}"')
+                    value = await auth.header((), about=f'Get "{url}": ')
                     answer = await self.transport.whole(
                         "GET", url, endpoint, headers={"Authorization": value}, most_bytes=_SEARCH_BYTES
                     )

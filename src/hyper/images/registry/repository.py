@@ -67,6 +67,7 @@ class Repository:
         self.path = path
         self._transport = transport
         self._auth = auth
+        self._push = push
         self._scope = f"repository:{path}:{'pull,push' if push else 'pull'}"
 
     # Manifests.
@@ -239,8 +240,14 @@ class Repository:
         if not url.startswith(f"{self.endpoint.url}/"):
             return {}  # an upload's address elsewhere says all that is needed by itself
         scopes = (self._scope, f"repository:{source}:pull") if source else (self._scope,)
-        value = await self._auth.header(scopes, about=f'{method.capitalize()} "{url}"')
+        value = await self._auth.header(scopes, about=self._about(method, url))
         return {"Authorization": value} if value else {}
+
+    def _about(self, method: str, url: str) -> str:
+        """As dockerd begins it: a push's errors stand alone, and a pull asks for a manifest's head first there."""
+        if self._push:
+            return ""
+        return f'{"Head" if "/manifests/" in url else method.capitalize()} "{url}": '
 
     def _refused(self, answer: Answer) -> bool:
         """Whether it is worth asking again: the challenge is new, or the token may have become too old."""

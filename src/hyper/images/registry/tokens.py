@@ -58,7 +58,7 @@ class Authenticator:
             self._challenges = known
 
     async def header(self, scopes: tuple[str, ...], *, about: str, login: bool = False) -> str:
-        """The ``Authorization`` header for ``scopes``, "" when the endpoint wants none. ``about`` begins an error."""
+        """The ``Authorization`` header for ``scopes``, "" when the endpoint wants none. ``about`` begins errors."""
         if self._credentials.registry_token:
             return f"Bearer {self._credentials.registry_token}"
         for challenge in sorted(self._challenges, key=lambda one: one.scheme != "bearer"):
@@ -66,7 +66,7 @@ class Authenticator:
                 return f"Bearer {await self._token(challenge, scopes, login=login)}"
             basic = self._basic()
             if not basic:
-                raise RegistryFailure(f"{about}: no basic auth credentials", code="UNAUTHORIZED", status=401)
+                raise RegistryFailure(f"{about}no basic auth credentials", code="UNAUTHORIZED", status=401)
             return basic
         return ""
 

@@ -188,10 +188,7 @@ class Transport:
 
 def failure(answer: Answer) -> RegistryFailure:
     """The error that an answer of 400 or more stands for."""
-    from http import HTTPStatus
-
-    reasons = {int(known): known.phrase for known in HTTPStatus}
-    said = distribution.refusal(answer.status, reasons.get(answer.status, ""), answer.body, answer.challenges)
+    said = distribution.refusal(answer.status, reason(answer.status), answer.body, answer.challenges)
     return RegistryFailure(
         said.text,
         code=said.code,
@@ -199,6 +196,13 @@ def failure(answer: Answer) -> RegistryFailure:
         transient=answer.status in _RETRIED_STATUS,
         retry_after_s=_retry_after_s(answer.headers.get("retry-after", "")),
     )
+
+
+def reason(status: int) -> str:
+    """``Not Found``; "" for a status that nobody knows."""
+    from http import HTTPStatus
+
+    return {int(known): known.phrase for known in HTTPStatus}.get(status, "")
 
 
 def _retry_after_s(text: str) -> float:

@@ -65,7 +65,7 @@ CREATE_FLAGS: tuple[Flag, ...] = (
     many("--mount", "Mount a volume or a folder"),
     value("--name", "Name the container"),
     switch("--no-healthcheck", "Do not check the container's health, whatever its image says"),
-    value("--net --network", "bridge or none", metavar="network"),
+    value("--net --network", "bridge, none or container:NAME", metavar="network"),
     switch("--oom-kill-disable", "Do not kill the container's processes when memory runs out"),
     value("--oom-score-adj", "Preference of the OOM killer (-1000 to 1000)", metavar="int"),
     value("--platform", "The image's platform"),

@@ -162,6 +162,7 @@ def _check(config: ContainerConfig) -> None:
     if config.nano_cpus < 0:
         raise InvalidArgument("NanoCPUs must not be negative")
     _check_joining(config)
+    writable_bytes(config, MINIMUM_WRITABLE_BYTES)
     if config.network_mode not in ("default", "bridge", "none") and not joins(config):
         raise Unsupported(
             f'network mode "{config.network_mode}" is not there yet: use the default network or --network none'

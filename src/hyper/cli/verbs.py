@@ -25,6 +25,10 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "images": ("images", "images", "List images"),
     "pull": ("registry", "pull", "Download an image from a registry"),
     "push": ("registry", "push", "Upload an image to a registry"),
+    "diff": ("archives_out", "diff", "Show what a container has changed in its file system"),
+    "export": ("archives_out", "export", "Write a container's file system as a tar archive"),
+    "commit": ("archives_out", "commit", "Make an image of what a container has become"),
+    "save": ("archives_out", "save", "Write images as an archive"),
     "load": ("images_in", "load", "Load images from an archive made by docker save"),
     "import": ("images_in", "import_root", "Make an image from a tar of a root filesystem"),
     "tag": ("images", "tag", "Give an image another name"),
@@ -62,6 +66,9 @@ GROUPS: dict[str, dict[str, str]] = {
                     "rename",
                     "update",
                     "rm",
+                    "diff",
+                    "export",
+                    "commit",
                 ]
             )
         },
@@ -71,12 +78,13 @@ GROUPS: dict[str, dict[str, str]] = {
         "inspect": "container inspect",
     },
     "image": {
-        **{verb: verb for verb in ["load", "import", "tag", "history", "pull", "push"]},
+        **{verb: verb for verb in ["load", "import", "tag", "history", "pull", "push", "save"]},
         "ls": "images",
         "list": "images",
         "rm": "rmi",
         "remove": "rmi",
         "inspect": "image inspect",
+        "prune": "image prune",
     },
     "system": {"info": "info", "events": "events"},
     "volume": {
@@ -94,6 +102,7 @@ GROUPS: dict[str, dict[str, str]] = {
 GROUP_VERBS: dict[str, tuple[str, str, str]] = {
     "container inspect": ("inspect", "inspect_container", "Show everything that is known of containers"),
     "image inspect": ("inspect", "inspect_image", "Show everything that is known of images"),
+    "image prune": ("archives_out", "prune", "Remove images that are not used"),
     "volume create": ("volumes", "create", "Create a volume"),
     "volume ls": ("volumes", "list_", "List volumes"),
     "volume inspect": ("volumes", "inspect", "Show everything that is known of volumes"),
@@ -105,11 +114,7 @@ GROUP_VERBS: dict[str, tuple[str, str, str]] = {
 NOT_YET = frozenset(
     [
         "build",
-        "save",
-        "export",
-        "commit",
         "cp",
-        "diff",
         "top",
         "stats",
         "network",

@@ -14,6 +14,7 @@ use crate::paths;
 use crate::rootfs::{self, Held};
 use crate::seccomp::Filter;
 use crate::shape::Shape;
+use crate::shares;
 use crate::skeleton::Skeleton;
 use crate::spec;
 use crate::sys;
@@ -243,6 +244,9 @@ fn build(shape: &Shape, skeleton: &Skeleton, order: &Order) -> Result<OwnedFd> {
     sysctls(&order.sysctl)?;
     rootfs::check_files(&order.files)?;
     let rest = &shape.mounts[skeleton.mounts..];
+    if let Some(tag) = &order.share {
+        shares::mount(tag)?;
+    }
     rootfs::assemble(&order.rootfs, &order.files, &mount_points(shape, order), order.ephemeral)?;
     skeleton.move_into(rootfs::ROOT)?;
     let (devices, _) = devices::look_up(&order.devices)?;

@@ -187,6 +187,8 @@ pub struct Create<'a> {
     /// Nobody wants its disk afterwards: its end is told before what it wrote is durable.
     #[serde(default)]
     pub ephemeral: bool,
+    /// The tag of the file system with the host's directories that mounts of the spec have as their source.
+    pub share: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

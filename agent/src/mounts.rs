@@ -2,6 +2,7 @@
 //! cannot lead out of it. Sources from the sandbox are cloned as detached trees before that (`open_sources`).
 //! Source: the runtime spec's config.md "Mounts", mount(2), and the kernel's Documentation/filesystems.
 
+use crate::copy_up;
 use crate::error::{describe, Context, Error, Result};
 use crate::paths;
 use crate::spec::Mount;
@@ -10,12 +11,17 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+/// Ours: no runtime spec has it (docs/agent-protocol.md section 5.2).
+const COPY_UP: &str = "hyper.copy-up";
+
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
     pub flags: u64,
     pub propagation: Vec<u64>,
     pub bind: bool,
     pub recursive: bool,
+    /// An empty folder gets what the container has at its place.
+    pub copy_up: bool,
     pub data: String,
 }
 
@@ -55,6 +61,10 @@ pub fn parse_options(options: &[String]) -> Result<Options> {
             "rbind" => {
                 out.bind = true;
                 out.recursive = true;
+                (0, 0)
+            }
+            COPY_UP => {
+                out.copy_up = true;
                 (0, 0)
             }
             "tmpcopyup" | "idmap" | "ridmap" => {
@@ -115,6 +125,10 @@ pub fn check(mounts: &[Mount]) -> Result<()> {
         if mount.kind.is_empty() && !options.bind {
             return Err(Error::InvalidArgument(format!("mount {} has no type", mount.destination)));
         }
+        if options.copy_up && !options.bind {
+            let text = format!("mount {}: {COPY_UP} is for binds", mount.destination);
+            return Err(Error::InvalidArgument(text));
+        }
     }
     Ok(())
 }
@@ -155,7 +169,11 @@ impl Prepared {
     pub fn make(&self) -> Result<()> {
         match &self.tree {
             Some(tree) => {
+                let covered = if self.options.copy_up { copy_up::open_covered(&self.destination)? } else { None };
                 let place = attach(tree, &self.destination)?;
+                if let Some(covered) = covered {
+                    copy_up::fill(&covered, &place)?;
+                }
                 let shown = place.to_string_lossy();
                 if !self.options.data.is_empty() {
                     // Of the file system itself, wherever else it is mounted.

@@ -29,6 +29,8 @@ pub struct Outgoing<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<&'a RawValue>,
     pub ephemeral: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -46,6 +48,7 @@ pub struct Order {
     #[serde(default)]
     pub files: Vec<InjectedFile>,
     pub ephemeral: bool,
+    pub share: Option<String>,
 }
 
 /// The message that the descriptors come with.
@@ -160,6 +163,7 @@ mod tests {
             rootfs: &rootfs,
             files: None,
             ephemeral: true,
+            share: None,
         };
         give(&ours, &order, ends, filter).unwrap();
         await_one(&theirs)

@@ -5,6 +5,7 @@
 
 use crate::error::{describe, Context, Error, Result};
 use crate::messages::{base64, Disk, DiskFs, InjectedFile, Rootfs};
+use crate::shares;
 use crate::sys;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -151,7 +152,7 @@ fn mount_writable(disk: &Disk, ephemeral: bool) -> Result<()> {
 
 /// The folders that everything here is mounted at.
 pub fn prepare() -> Result<()> {
-    for folder in [ROOT, LAYERS, WRITABLE, FILES] {
+    for folder in [ROOT, LAYERS, WRITABLE, FILES, shares::FOLDER] {
         fs::create_dir_all(folder).context(|| format!("cannot make {folder}"))?;
     }
     Ok(())

@@ -27,7 +27,7 @@ pub struct Compiled {
 
 impl Agent {
     pub fn create(&mut self, wanted: Create, ticket: Ticket) -> Result<Option<Value>> {
-        let Create { id, spec, rootfs, files, stdio, ephemeral } = wanted;
+        let Create { id, spec, rootfs, files, stdio, ephemeral, share } = wanted;
         check_id("container id", &id)?;
         if self.containers.contains_key(&id) {
             return Err(Error::AlreadyExists(format!("container {id} exists already in this sandbox")));
@@ -53,6 +53,7 @@ impl Agent {
             rootfs: &rootfs,
             files,
             ephemeral,
+            share: share.as_deref(),
         };
         let streams = self.open_streams(&stdio, terminal)?;
         let init = self.new_serial();

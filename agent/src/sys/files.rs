@@ -122,3 +122,53 @@ pub fn open_in_root(root: &impl AsRawFd, path: &str, flags: libc::c_int) -> io::
     // SAFETY: a C string and a structure of the size given.
     check(unsafe { libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &how, size) }).map(own)
 }
+
+fn path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// A pipe or a socket by its full mode.
+pub fn make_special(at: &Path, mode: u32) -> io::Result<()> {
+    let at = path(at)?;
+    // SAFETY: a C string and numbers.
+    check_int(unsafe { libc::mknod(at.as_ptr(), mode as libc::mode_t, 0) }).map(|_| ())
+}
+
+/// Times of access and change as seconds and nanoseconds; a link's own.
+pub fn set_times(at: &Path, access: (i64, i64), change: (i64, i64)) -> io::Result<()> {
+    let at = path(at)?;
+    let time = |(tv_sec, tv_nsec): (i64, i64)| libc::timespec { tv_sec, tv_nsec };
+    let times = [time(access), time(change)];
+    // SAFETY: a C string and an array of two times, as the call wants it.
+    check_int(unsafe { libc::utimensat(libc::AT_FDCWD, at.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) })
+        .map(|_| ())
+}
+
+/// Copies extended attributes, access lists and file capabilities among them. What the target's file system cannot hold or
+/// nobody may set is left out.
+pub fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (path(from)?, path(to)?);
+    let mut names = vec![0u8; 64 * 1024];
+    // SAFETY: a C string and a buffer with its length.
+    let listed = unsafe { libc::llistxattr(from.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    let Ok(length) = usize::try_from(listed) else {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ENOTSUP) { Ok(()) } else { Err(error) };
+    };
+    let mut value = vec![0u8; 64 * 1024];
+    for name in names[..length].split_inclusive(|&b| b == 0) {
+        let Ok(name) = std::ffi::CStr::from_bytes_with_nul(name) else { continue };
+        // SAFETY: C strings and a buffer with its length.
+        let got = unsafe { libc::lgetxattr(from.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        let Ok(size) = usize::try_from(got) else { continue };
+        // SAFETY: C strings and as many bytes of the buffer as were read into it.
+        let set = unsafe { libc::lsetxattr(to.as_ptr(), name.as_ptr(), value.as_ptr().cast(), size, 0) };
+        if set < 0 {
+            let error = io::Error::last_os_error();
+            if !matches!(error.raw_os_error(), Some(libc::ENOTSUP | libc::EPERM)) {
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}

@@ -6,8 +6,10 @@ A flag that the engine does not know how to carry out is passed on all the same:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 
+from hyper.cli import mount_flags
 from hyper.cli.flags import Flag, Parsed, UsageError, many, switch, value
 from hyper.cli.human import parse_duration, parse_size
 from hyper.cli.isolation_flags import ISOLATION_FLAGS, host_config
@@ -87,6 +89,8 @@ CREATE_FLAGS: tuple[Flag, ...] = (
     many("--ulimit", "Set a resource limit (name=soft[:hard])"),
     value("-u --user", "User or UID, and group (name|uid[:group|gid])"),
     many("-v --volume", "Mount a volume or a folder"),
+    value("--volume-driver", "Driver of the volumes that are made"),
+    many("--volumes-from", "Mount what another container has (container[:ro])"),
     value("-w --workdir", "Working directory inside of the container"),
 )
 
@@ -130,6 +134,8 @@ def create_body(
         body["Healthcheck"] = check
     if command:
         body["Cmd"] = command
+    if anonymous := mount_flags.volumes(parsed.list("volume"), "/")[0]:
+        body["Volumes"] = anonymous
     if parsed.given("entrypoint"):
         entrypoint = parsed.value("entrypoint")
         body["Entrypoint"] = [entrypoint] if entrypoint else [""]
@@ -190,8 +196,10 @@ def _host_config(
     }
     optional: dict[str, object] = {
         **limits(parsed),
-        "Binds": parsed.list("volume"),
-        "Mounts": [mount(text) for text in parsed.list("mount")],
+        "Binds": mount_flags.volumes(parsed.list("volume"), os.getcwd())[1],
+        "VolumesFrom": parsed.list("volumes-from"),
+        "VolumeDriver": parsed.value("volume-driver"),
+        "Mounts": [mount_flags.mount(text, os.getcwd()) for text in parsed.list("mount")],
         "Tmpfs": {path: options for path, _, options in (text.partition(":") for text in parsed.list("tmpfs"))},
         "Sysctls": pairs(parsed.list("sysctl"), "--sysctl"),
         "Ulimits": [ulimit(text) for text in parsed.list("ulimit")],
@@ -293,27 +301,6 @@ def ulimit(text: str) -> dict[str, Any]:
         return {"Name": name, "Soft": int(soft), "Hard": int(hard if colon else soft)}
     except ValueError:
         raise InvalidArgument(f"--ulimit {text!r} is no limit: write for example nofile=1024:2048") from None
-
-
-def mount(text: str) -> dict[str, Any]:
-    """``type=volume,source=data,target=/data,readonly``."""
-    fields: dict[str, Any] = {"Type": "volume"}
-    for part in text.split(","):
-        key, equals, setting = part.partition("=")
-        name = {"type": "Type", "source": "Source", "src": "Source", "target": "Target", "destination": "Target"}.get(
-            key, "Target" if key == "dst" else ""
-        )
-        if name:
-            fields[name] = setting
-        elif key in ("readonly", "ro"):
-            fields["ReadOnly"] = not equals or setting in ("1", "true")
-        else:
-            raise InvalidArgument(
-                f"--mount {text!r}: {key!r} is not known; there are type, source, target and readonly"
-            )
-    if "Target" not in fields:
-        raise InvalidArgument(f"--mount {text!r} has no target: write target=/path/in/the/container")
-    return fields
 
 
 def ports(published: Sequence[str], exposed: Sequence[str]) -> tuple[list[str], dict[str, list[dict[str, str]]]]:

@@ -106,8 +106,9 @@ class Containers(Protocol):
         limit below what it uses."""
         ...
 
-    async def remove(self, reference: str, *, force: bool) -> None:
-        """Conflict when it runs and not ``force``. Its writable layer, logs and addresses go with it."""
+    async def remove(self, reference: str, *, force: bool, volumes: bool = False) -> None:
+        """Conflict when it runs and not ``force``. Its writable layer, logs and addresses go with it, and with
+        ``volumes`` those that nobody has named and no other container has."""
         ...
 
     async def prune(self, accept: Callable[[Container], bool]) -> tuple[Sequence[str], int]:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -25,6 +26,7 @@ from hyper.engine.lifecycle import LifeCycle
 from hyper.engine.managed import Managed, WaitCondition, restarting
 from hyper.engine.metrics import EngineMetrics
 from hyper.engine.model import Container, ContainerConfig, ContainerUpdate, LogEntry, Status, Usage, WaitResult
+from hyper.engine.mounts import Mounts
 from hyper.engine.names import generate
 from hyper.engine.output import OutputHub
 from hyper.engine.pods import joins
@@ -35,6 +37,7 @@ from hyper.engine.starter import Starter
 from hyper.engine.tasks import TaskSet
 from hyper.engine.update import LimitUpdates
 from hyper.engine.usage import usage
+from hyper.engine.volumes import VolumeUseCases
 from hyper.errors import Conflict, FailedPrecondition, HyperError, InvalidArgument, NotFound
 from hyper.images.store import ImageStore
 from hyper.images.writable import WritableDisks
@@ -53,6 +56,8 @@ class ContainerUseCases:
         disks: WritableDisks,
         disk_bytes: int,
         starter: Starter,
+        mounts: Mounts,
+        volumes: VolumeUseCases,
         network: BridgeNetwork | None,
         events: EventLog,
         tasks: TaskSet,
@@ -68,6 +73,8 @@ class ContainerUseCases:
         self._images = images
         self._disks = disks
         self._disk_bytes = disk_bytes
+        self._mounts = mounts
+        self._volumes = volumes
         self._events = events
         self._tasks = tasks
         self._on_removed = on_removed
@@ -75,6 +82,7 @@ class ContainerUseCases:
             registry=registry,
             starter=starter,
             network=network,
+            volumes=volumes,
             events=events,
             tasks=tasks,
             remove_ended=self.remove_ended,
@@ -111,8 +119,10 @@ class ContainerUseCases:
             log_path=str(self._layout.log(container_id)),
             network_ids=self._network_ids,
         )
-        await self._tasks.carry_out(self._make(container, size_bytes), name=f"request: create {container_id[:12]}")
-        return container, warnings
+        made = await self._tasks.carry_out(
+            self._make(container, size_bytes), name=f"request: create {container_id[:12]}"
+        )
+        return made, warnings
 
     def _joining(self, config: ContainerConfig) -> ContainerConfig:
         """With the IDs of the containers that it joins, so that these can be renamed; one that is not there stops the
@@ -129,17 +139,24 @@ class ContainerUseCases:
                 changes |= {"hostname": other.snapshot.config.hostname, "domainname": other.snapshot.config.domainname}
         return msgspec.structs.replace(config, **changes)
 
-    async def _make(self, container: Container, size_bytes: int) -> None:
+    async def _make(self, container: Container, size_bytes: int) -> Container:
         """Files first, then the record: a record without its files would lie."""
         self._layout.make(container.id)
         try:
             self._images.lease(container.image_id, container.id)
             await self._disks.create(container.id, size_bytes)
-            self._registry.add(container)
+            # Nothing is waited for from here to the record: nobody can remove a volume in between.
+            container = msgspec.structs.replace(container, mounts=await self._mounts.resolve(container.config))
+            try:
+                self._registry.add(container)
+            except BaseException:
+                await self._mounts.undo(container.mounts)
+                raise
         except BaseException:
             await self._discard_files(container.id)
             raise
         self._events.of_container(container, "create")
+        return container
 
     def get(self, reference: str) -> Container:
         return self._registry.find(reference).view()
@@ -207,16 +224,16 @@ class ContainerUseCases:
 
     # --- removal -----------------------------------------------------------------------------------------------
 
-    async def remove(self, reference: str, *, force: bool) -> None:
+    async def remove(self, reference: str, *, force: bool, volumes: bool = False) -> None:
         managed = self._registry.find(reference)
         if managed.removing:
             raise Conflict(f"removal of container {reference} is already in progress")
         if managed.state.up and not force:
             raise _still_live(managed)
         managed.removing = True
-        await self._tasks.carry_out(self._remove(managed, force), name=f"request: remove {managed.id[:12]}")
+        await self._tasks.carry_out(self._remove(managed, force, volumes), name=f"request: remove {managed.id[:12]}")
 
-    async def _remove(self, managed: Managed, force: bool) -> None:
+    async def _remove(self, managed: Managed, force: bool, volumes: bool) -> None:
         try:
             if force and managed.run is not None:
                 await self.life.kill_hard(managed, managed.run)  # a restart may hold the lock for as long as it runs
@@ -227,7 +244,7 @@ class ContainerUseCases:
                 self.life.give_up(managed)
                 if managed.run is not None:
                     await self.life.kill_hard(managed, managed.run)
-                await self._remove_locked(managed)
+                await self._remove_locked(managed, volumes=volumes or managed.snapshot.config.auto_remove)
         finally:
             managed.removing = False
 
@@ -262,27 +279,31 @@ class ContainerUseCases:
         """Remove a container that has no process; nothing when it has one, or is removed already."""
         async with managed.lock:
             if not managed.state.up:
-                await self._remove_locked(managed)
+                await self._remove_locked(managed, volumes=True)
 
-    async def _remove_locked(self, managed: Managed) -> None:
+    async def _remove_locked(self, managed: Managed, *, volumes: bool) -> None:
+        """``volumes``: and those that it alone has and no user has named."""
         if managed.removed:
             return
         # The record goes first: files without a record are swept at the next start, a record without its files would
         # lie.
         self._registry.drop(managed)
         managed.removed = True
+        gone = self._volumes.forget_anonymous(managed.snapshot) if volumes else []
         self._on_removed(managed.id)
         managed.hub.end()
         managed.notify("removed", "next-exit", "not-running")
         self._events.of_container(managed.snapshot, "destroy")
-        discard = self._tasks.spawn(self._discard_after(managed), name=f"discard {managed.id[:12]}")
+        discard = self._tasks.spawn(self._discard_after(managed, gone), name=f"discard {managed.id[:12]}")
         if not managed.snapshot.config.auto_remove:
             await asyncio.shield(discard)
 
-    async def _discard_after(self, managed: Managed) -> None:
+    async def _discard_after(self, managed: Managed, volumes: Sequence[Path]) -> None:
         if managed.teardown is not None:
             await asyncio.shield(managed.teardown)
         await self._caretakers.release(managed.id)
+        for path in volumes:
+            await self._volumes.discard(path)
         await self._discard_files(managed.id)
 
     async def _discard_files(self, container_id: str) -> None:

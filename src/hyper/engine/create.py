@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,7 @@ def _merge(config: ContainerConfig, image: Image, container_id: str) -> Containe
         health_check=health.merged(config.health_check, _image_check(defaults.healthcheck)),
         shell=config.shell or ((defaults.shell,) if isinstance(defaults.shell, str) else tuple(defaults.shell or ())),
         exposed_ports=tuple(exposed),
+        volumes=tuple(dict.fromkeys((*map(posixpath.normpath, defaults.volumes or ()), *config.volumes))),
     )
 
 

@@ -19,6 +19,7 @@ from hyper.engine.images import ImageUseCases
 from hyper.engine.layout import Layout
 from hyper.engine.metrics import EngineMetrics
 from hyper.engine.model import EngineInfo, NetworkInfo, Status
+from hyper.engine.mounts import Mounts
 from hyper.engine.networks import builtin_networks
 from hyper.engine.records import EngineRecords
 from hyper.engine.recovery import Recovery
@@ -82,7 +83,8 @@ class LiveEngine:
         self.events = EventLog()
         self.volumes = VolumeUseCases(volumes, lambda: (item.snapshot for item in self._registry), self.events)
         self.execs = ExecUseCases(self._registry, self.events, self._tasks)
-        starter = Starter(layout, images, disks, sandboxes, network, network_error, self._registry.find)
+        mounts = Mounts(self.volumes, lambda reference: self._registry.find(reference).snapshot)
+        starter = Starter(layout, images, disks, mounts, sandboxes, network, network_error, self._registry.find)
         self._caretakers = Caretakers(starter, self._tasks)
         self.files = FileUseCases(self._registry, self._caretakers, self.events)
         health = HealthChecks(self._registry, self.execs, self.events, self._tasks)
@@ -94,6 +96,8 @@ class LiveEngine:
             disk_bytes=settings.rootfs_bytes,
             starter=starter,
             caretakers=self._caretakers,
+            mounts=mounts,
+            volumes=self.volumes,
             network=network,
             events=self.events,
             tasks=self._tasks,

@@ -28,6 +28,7 @@ from hyper.engine.run import DRAIN_S, Run, RunEnd
 from hyper.engine.signals import parse_signal
 from hyper.engine.starter import Started, Starter, Timeline, start_failure_code
 from hyper.engine.tasks import TaskSet
+from hyper.engine.volumes import VolumeUseCases
 from hyper.errors import Conflict, HyperError, InvalidArgument, NotFound, NotModified
 from hyper.networks.bridge import BridgeNetwork
 
@@ -47,6 +48,7 @@ class LifeCycle:
         registry: ContainerRegistry,
         starter: Starter,
         network: BridgeNetwork | None,
+        volumes: VolumeUseCases,
         events: EventLog,
         tasks: TaskSet,
         remove_ended: Callable[[Managed], Awaitable[None]],
@@ -60,6 +62,7 @@ class LifeCycle:
         self._registry = registry
         self._starter = starter
         self._network = network
+        self._volumes = volumes
         self._events = events
         self._tasks = tasks
         self._remove_ended = remove_ended
@@ -111,6 +114,7 @@ class LifeCycle:
                     self._tasks.spawn(self._remove_quietly(managed), name="auto-remove")
             raise
         self._metrics.started(container)
+        self._volumes.tell(container, "mount")
         self._events.of_container(managed.snapshot, "start")
         return container
 
@@ -174,6 +178,7 @@ class LifeCycle:
         if end.oom_killed:
             self._events.of_container(managed.snapshot, "oom")
         self._events.of_container(managed.snapshot, "die", exitCode=str(end.exit_code), execDuration=str(int(ran_s)))
+        self._volumes.tell(managed.snapshot, "unmount")
         if delay_s is not None:
             self._plan_start(managed, delay_s)
         managed.notify("not-running", "next-exit")

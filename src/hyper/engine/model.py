@@ -52,6 +52,39 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
     """... and is read-only as the mount itself is."""
 
 
+class MountRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user asks to see at ``target``: a volume (of any name, if ``source`` is empty), or the host's
+    ``source``."""
+
+    type: Literal["volume", "bind"]
+    source: str
+    target: str
+    readonly: bool = False
+    mode: str = ""
+    propagation: str = ""
+    no_copy: bool = False
+    subpath: str = ""
+    labels: dict[str, str] = {}
+    driver: str = ""
+    driver_options: dict[str, str] = {}
+    make_source: bool = False
+    non_recursive: bool = False
+    readonly_non_recursive: bool = False
+    readonly_force_recursive: bool = False
+    consistency: str = ""
+    """Asks for nothing on Linux; shown again."""
+    text: str = ""
+    """How the user wrote it as a ``-v``; empty for a ``--mount``."""
+
+
+class VolumesFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """``--volumes-from``: what that container has. ``text``: as the user wrote it."""
+
+    container: str
+    readonly: bool
+    text: str
+
+
 class PortRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One ``-p``: ``host_port`` None means "any free one"."""
 
@@ -198,6 +231,11 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     readonly_rootfs: bool = False
     tmpfs: dict[str, str] = {}
+    mount_requests: tuple[MountRequest, ...] = ()
+    volumes: tuple[str, ...] = ()
+    """Where anonymous volumes are wanted."""
+    volumes_from: tuple[VolumesFrom, ...] = ()
+    volume_driver: str = ""
     privileged: bool = False
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hyper.engine.guest_mounts import guest_mounts
 from hyper.engine.model import Container, ContainerConfig, DeviceLimit, ExecConfig
 from hyper.engine.pods import joined_container, joins
 from hyper.errors import InvalidArgument, Unsupported
+from hyper.guest.agent import SHARE_FOLDER
 from hyper.oci import seccomp_profile
 from hyper.oci.runtime_spec import (
     ContainerRequest,
@@ -62,6 +64,7 @@ def runtime_spec(
             domainname=config.domainname,
             readonly_rootfs=config.readonly_rootfs,
             tmpfs=config.tmpfs,
+            binds=guest_mounts(container, SHARE_FOLDER),
             shm_size_bytes=_shm_size_bytes(config),
             shm_of_sandbox=config.ipc_mode in ("shareable", "host") or joined_container(config.ipc_mode) is not None,
             namespaces=namespaces,

@@ -26,6 +26,7 @@ from hyper.engine.layout import Layout
 from hyper.engine.log_file import LogWriter
 from hyper.engine.managed import Managed
 from hyper.engine.model import Container, ContainerConfig, NetworkAttachment, PortBinding
+from hyper.engine.mounts import Mounts
 from hyper.engine.pods import Pod, joined_container, joins
 from hyper.engine.ports import requested_ports
 from hyper.engine.run import Run
@@ -115,6 +116,7 @@ class Starter:
         layout: Layout,
         images: ImageStore,
         disks: WritableDisks,
+        mounts: Mounts,
         sandboxes: SandboxSource,
         network: BridgeNetwork | None,
         network_error: str,
@@ -125,6 +127,7 @@ class Starter:
         self._layout = layout
         self._images = images
         self._disks = disks
+        self._mounts = mounts
         self._sandboxes = sandboxes
         self._network = network
         self._network_error = network_error
@@ -140,6 +143,11 @@ class Starter:
             with _not_the_programs_fault():
                 check_limited_devices(container.config)
                 joined = self._joined(container.config)
+                if joined and container.mounts:
+                    raise Unsupported(
+                        f"container {container.name} cannot have volumes or binds in another one's VM yet: a VM is made "
+                        "for them, or not"
+                    )
                 endpoint = self._endpoint(container, undo)
                 timeline.mark("address")
                 pod = joined.pod if joined else await self._pod(container, endpoint, undo)
@@ -158,6 +166,10 @@ class Starter:
                     timeline.mark("network")
                 rootfs = await self._rootfs(container, partial(pod.attach_disk, container.id))
                 timeline.mark("disks")
+                share = None
+                if container.mounts:
+                    share = await sandbox.share(self._mounts.trees(container))
+                    timeline.mark("share")
             agent = sandbox.agent
             stdio = Stdio(
                 io=agent.new_stream(),
@@ -187,6 +199,7 @@ class Starter:
                 self._files(container, endpoint, joined),
                 stdio,
                 ephemeral=container.config.auto_remove,
+                share=share,
             )
             timeline.mark("agent.create")
             bindings = await self._publish(container, endpoint, undo)
@@ -287,6 +300,7 @@ class Starter:
                     sysctls={},
                     machine_id=container.id[:32],
                 ),
+                shared_memory=bool(container.mounts),
             )
         )
         undo.push_async_callback(sandbox.destroy, graceful=False)
@@ -351,7 +365,8 @@ def injected_files(container: Container, endpoint: Endpoint | None) -> list[Inje
             ResolverOptions(servers=config.dns, search=config.dns_search, options=config.dns_options),
         ),
     }
-    return [InjectedFile(path, content) for path, content in contents.items()]
+    own = {mount.destination for mount in container.mounts}  # a user's file at such a place is the one to see
+    return [InjectedFile(path, content) for path, content in contents.items() if path not in own]
 
 
 def check_limited_devices(config: ContainerConfig) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from hyper.engine.events import EventLog
 from hyper.engine.model import Container, VolumeInfo
@@ -30,17 +29,25 @@ class VolumeUseCases:
         self.store = store
         self._containers = containers
         self._events = events
-        self._held: Counter[str] = Counter()
 
-    def create(self, name: str, *, driver: str, labels: Mapping[str, str], options: Mapping[str, str]) -> VolumeInfo:
-        """An empty name: one that nobody has. NotFound for a driver that is not there."""
+    def create(
+        self,
+        name: str,
+        *,
+        driver: str,
+        labels: Mapping[str, str],
+        options: Mapping[str, str],
+        anonymous: bool = False,
+    ) -> VolumeInfo:
+        """An empty name: one that nobody has. ``anonymous``: the name is no user's either. NotFound for a driver that
+        is not there."""
         if driver not in ("", DRIVER):
             raise NotFound(
                 f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found; '
                 'there is the driver "local"'
             )
-        if not name:
-            name, labels = secrets.token_hex(32), {**labels, ANONYMOUS_LABEL: ""}
+        if not name or anonymous:
+            name, labels = name or secrets.token_hex(32), {**labels, ANONYMOUS_LABEL: ""}
         volume, new = self.store.create(name, labels=labels, options=options)
         if new:
             self._events.emit("volume", "create", name, {"driver": DRIVER})
@@ -66,8 +73,6 @@ class VolumeUseCases:
         self.store.get(name)
         if users := self.users(name):
             raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
-        if self._held[name]:
-            raise Conflict(f"remove {name}: volume is in use by a container that is being created")
         await self.store.remove(name)
         self._events.emit("volume", "destroy", name, {"driver": DRIVER})
 
@@ -77,7 +82,7 @@ class VolumeUseCases:
         names: list[str] = []
         freed_bytes = 0
         for volume in self.list():
-            if volume.name in used or self._held[volume.name] or not accept(volume):
+            if volume.name in used or not accept(volume):
                 continue
             size_bytes = await self.used_bytes(volume.name)
             try:
@@ -90,27 +95,21 @@ class VolumeUseCases:
         self._events.emit("volume", "prune", "", {"reclaimed": str(freed_bytes)})
         return names, freed_bytes
 
-    @contextmanager
-    def held(self, names: Iterable[str]) -> Iterator[None]:
-        """Nobody removes these while the container that will have them is being made."""
-        taken = Counter(names)
-        self._held += taken
-        try:
-            yield
-        finally:
-            self._held -= taken
+    async def discard(self, path: Path) -> None:
+        await self.store.discard(path)
 
-    async def remove_anonymous(self, container: Container) -> None:
-        """Those of a container that has just gone which have no name of a user's, unless another one has them, too."""
+    def forget_anonymous(self, container: Container) -> Sequence[Path]:
+        """There are no more volumes of a container that has just gone which no user has named, unless another one has
+        them, too. What is to be discarded of them when its VM has ended."""
+        gone: list[Path] = []
         for mount in container.mounts:
             if mount.anonymous and self.store.find(mount.name) is not None and not self.users(mount.name):
-                try:
-                    await self.remove(mount.name, force=True)
-                except HyperError as error:
-                    _log.warning("volume %s of container %s stays: %s", mount.name, container.id[:12], error)
+                gone.append(self.store.forget(mount.name))
+                self._events.emit("volume", "destroy", mount.name, {"driver": DRIVER})
+        return gone
 
-    def mounted(self, container: Container, action: str) -> None:
-        """Tell that a container's volumes are in use now ("mount"), or no longer ("unmount")."""
+    def tell(self, container: Container, action: str) -> None:
+        """That a container's volumes are in use now ("mount"), or no longer ("unmount")."""
         for mount in container.mounts:
             if mount.type == "volume":
                 attributes = {"container": container.id, "driver": DRIVER}

@@ -25,6 +25,8 @@ from hyper.guest.streams import InputStream, OutputStream
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 60.0
+SHARE_FOLDER = "/run/hyper/share"
+"""Where a sandbox has what is shared with it."""
 _MAX_EARLY_EVENTS = 4_096
 _MAX_ERROR_CHARACTERS = 4_096
 
@@ -143,8 +145,10 @@ class Agent:
         stdio: Stdio,
         *,
         ephemeral: bool = False,
+        share: str | None = None,
     ) -> int:
         """Everything short of exec; the pid of the waiting process. ``spec`` is an OCI runtime spec as JSON objects.
+        ``share``: the tag of the file system that mounts of the spec below :data:`SHARE_FOLDER` are in.
         ``ephemeral``: its writable disk is of no use after its end, which is told without waiting for the disk."""
         params = {
             "id": container_id,
@@ -154,6 +158,8 @@ class Agent:
             "stdio": msgspec.to_builtins(stdio),
             "ephemeral": ephemeral,
         }
+        if share is not None:
+            params["share"] = share
         return (await self._call("container.create", messages.Created, params)).pid
 
     async def start(self, container_id: str) -> int:

@@ -22,7 +22,7 @@ from hyper.guest.cpio import CpioWriter
 from hyper.guest.kernel import FoundKernel
 from hyper.guest.modules import BOOT_MODULES, Module, ModuleTree
 
-LATER_MODULES = ("9pnet_virtio", "9p", "virtiofs")
+LATER_MODULES = ("9pnet_virtio", "9p")
 """Shares. Left out for their size (2.5 MB together): nftables, bridge, veth, tun; the tuned kernel
 has them."""
 

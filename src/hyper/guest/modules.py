@@ -30,6 +30,7 @@ BOOT_MODULES = (
     "ext4",
     "overlay",
     "virtio_mem",
+    "virtiofs",
 )
 
 

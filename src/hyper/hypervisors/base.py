@@ -1,7 +1,8 @@
 """What every hypervisor driver offers: probe, launch, adopt; and what a running VMM can do.
 
 Pure declarations. Drivers (``qemu/``, ``fake.py``) implement them and pass ``tests/contract``; ``hyper.sandboxes`` is
-the only user. What only some drivers can do is a separate optional Protocol: :class:`Savable`, :class:`Resizable`.
+the only user. What only some drivers can do is a separate optional Protocol: :class:`Savable`, :class:`Resizable`,
+:class:`Sharing`.
 """
 
 from __future__ import annotations
@@ -211,6 +212,16 @@ class Resizable(Protocol):
     async def add_cpus(self, cpus: int) -> None:
         """Plug vCPUs until there are ``cpus``; the guest puts them online. InvalidArgument above
         ``MachineSpec.max_cpus``."""
+        ...
+
+
+@runtime_checkable
+class Sharing(Protocol):
+    """A VMM into which shared directories can be plugged, if its memory is shared (``MemoryFile.shared``)."""
+
+    async def attach_share(self, tag: str, socket_fd: int) -> None:
+        """Plug in a virtio file system that the guest mounts by ``tag``, once in a machine's life. ``socket_fd`` is
+        connected to its server (vhost-user) and stays the caller's. Unavailable when the server does not answer."""
         ...
 
 

@@ -42,6 +42,7 @@ class FakeMachine:
     server: asyncio.Server
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     disks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    shares: list[str] = field(default_factory=list)
     """Disk id to (slot, open descriptor)."""
     last_slot: int = -1
     exit: VmmExit | None = None
@@ -148,6 +149,11 @@ class FakeVmm:
         except KeyError as error:
             raise NotFound(f"disk {disk_id} is not attached") from error
         os.close(fd)
+
+    async def attach_share(self, tag: str, socket_fd: int) -> None:
+        self._check_alive()
+        os.fstat(socket_fd)  # an open one
+        self._machine.shares.append(tag)
 
     async def save(self, state_fd: int) -> None:
         self._check_alive()

@@ -128,6 +128,8 @@ class ContainerRequest:
     readonly_rootfs: bool = False
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     """Where → options, comma-separated (``size=64m,mode=1777``)."""
+    binds: Sequence[Mapping[str, Any]] = ()
+    """Mounts of what the guest has elsewhere, in the specification's words."""
     shm_size_bytes: int | None = DEFAULT_SHM_BYTES
     """None: no /dev/shm, or the sandbox's as big as it is."""
     shm_of_sandbox: bool = False
@@ -277,15 +279,18 @@ def _mounts(request: ContainerRequest) -> list[dict[str, Any]]:
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", system_mode, "nosuid", "noexec", "nodev"),
         _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
     ]
-    if request.shm_of_sandbox:
+    bound = {bind["destination"] for bind in request.binds}
+    if request.shm_of_sandbox and "/dev/shm" not in bound:
         sized = [] if request.shm_size_bytes is None else [f"size={request.shm_size_bytes}"]
         mounts.append(_mount("/dev/shm", "bind", "/dev/shm", "bind", "nosuid", "noexec", "nodev", *sized))
-    elif "/dev/shm" not in request.tmpfs and request.shm_size_bytes is not None:
+    elif "/dev/shm" not in request.tmpfs and "/dev/shm" not in bound and request.shm_size_bytes is not None:
         size = f"size={request.shm_size_bytes}"
         mounts.append(_mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", size))
-    for path, options in request.tmpfs.items():
-        mounts.append(_mount(_tmpfs_path(path), "tmpfs", "tmpfs", *_tmpfs_options(options)))
-    return mounts
+    own = [_mount(_tmpfs_path(at), "tmpfs", "tmpfs", *_tmpfs_options(text)) for at, text in request.tmpfs.items()]
+    own += [dict(bind) for bind in request.binds]
+    if request.binds:
+        own.sort(key=lambda mount: mount["destination"].count("/"))  # what is below another comes on top of it
+    return mounts + own
 
 
 def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from hyper.hypervisors.base import KernelImage, MachineSpec, MemoryFile, Nic, Sa
 from hyper.sandboxes.launch import Launcher
 from hyper.sandboxes.model import Card, Rung, SandboxRecord
 from hyper.sandboxes.sizing import Size
-from hyper.sandboxes.supervisor import Sandbox
+from hyper.sandboxes.supervisor import Sandbox, Serve
 from hyper.system import blocking
 from hyper.system.identities import Identities
+from hyper.volumes.file_server import FileServer
 
 FIRST_MAC = "02:00:00:00:00:01"
 """What a card has until its sandbox is told who it is."""
@@ -48,6 +49,7 @@ class SandboxMaker:
         cards: Callable[[], Card] | None,
         size: Callable[[int | None, float | None], Size],
         on_gone: Callable[[str], None],
+        serve: Serve = FileServer.start,
     ) -> None:
         self.launcher = launcher
         self.live: dict[str, Sandbox] = {}
@@ -56,6 +58,7 @@ class SandboxMaker:
         self._cards = cards
         self._size = size
         self._on_gone = on_gone
+        self._serve = serve
         self._making: set[str] = set()
 
     @property
@@ -66,6 +69,10 @@ class SandboxMaker:
     def known(self) -> frozenset[str]:
         """The sandboxes that are being made or live."""
         return frozenset(self._making | self.live.keys())
+
+    @property
+    def directory(self) -> Path:
+        return self._directory
 
     def runtime_dir(self, sandbox_id: str) -> Path:
         return self._directory / sandbox_id
@@ -109,6 +116,7 @@ class SandboxMaker:
                 rung=rung,
                 size=self._size,
                 on_end=self._ended,
+                serve=self._serve,
             )
             self.live[sandbox_id] = sandbox
             return sandbox
@@ -116,11 +124,26 @@ class SandboxMaker:
             self._making.discard(sandbox_id)
 
     def adopted(
-        self, vmm: Vmm, agent: Agent, record: SandboxRecord, on_record: Callable[[SandboxRecord], None]
+        self,
+        vmm: Vmm,
+        agent: Agent,
+        record: SandboxRecord,
+        on_record: Callable[[SandboxRecord], None],
+        file_server: FileServer | None,
     ) -> Sandbox:
         """One of an earlier daemon, which had given it out."""
-        directory = self.runtime_dir(record.sandbox_id)
-        sandbox = Sandbox(vmm, agent, record, directory, {}, card="", rung="cold", size=self._size, on_end=self._ended)
+        sandbox = Sandbox(
+            vmm,
+            agent,
+            record,
+            self.runtime_dir(record.sandbox_id),
+            {},
+            card="",
+            rung="cold",
+            size=self._size,
+            on_end=self._ended,
+            file_server=file_server,
+        )
         self.live[sandbox.id] = sandbox
         sandbox.give_out(record.owner, on_record)
         return sandbox

@@ -14,6 +14,7 @@ import msgspec
 
 from hyper.guest.messages import Interface
 from hyper.hypervisors.base import DiskAddress, DiskSpec, VmmIdentity
+from hyper.volumes.file_server import FileServerIdentity
 
 FileSystem = Literal["erofs", "ext4"]
 Rung = Literal["cold", "template", "pool"]
@@ -92,6 +93,8 @@ class SandboxRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was added to ``memory_bytes`` since."""
     cloned: bool = False
     """Its memory is a copy of a template's, made page by page as it writes."""
+    file_server: FileServerIdentity | None = None
+    """Who serves it the host's directories, if it has any."""
 
     @property
     def identity(self) -> VmmIdentity:

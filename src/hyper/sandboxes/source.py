@@ -40,12 +40,14 @@ from hyper.sandboxes.model import (
 )
 from hyper.sandboxes.pool import Pool, PoolSettings
 from hyper.sandboxes.sizing import Host, Size, SizingSettings, size_for
-from hyper.sandboxes.supervisor import Sandbox
+from hyper.sandboxes.supervisor import Sandbox, Serve
 from hyper.sandboxes.template import Template
 from hyper.sandboxes.template_store import TemplateStore
 from hyper.sandboxes.templates import Templates
 from hyper.system import blocking, memory, memory_files
 from hyper.system.identities import Identities, UidRange
+from hyper.volumes import file_server
+from hyper.volumes.file_server import FileServer, SharedTree
 
 __all__ = [
     "Card",
@@ -60,6 +62,7 @@ __all__ = [
     "SandboxSettings",
     "SandboxSource",
     "SandboxesInfo",
+    "SharedTree",
 ]
 
 _log = logging.getLogger(__name__)
@@ -102,6 +105,7 @@ class SandboxSource:
         *,
         cards: Callable[[], Card] | None = None,
         connect: ConnectAgent = Agent.connect,
+        serve: Serve = FileServer.start,
         hypervisor: Callable[[Identities, Callable[[], KernelImage], Callable[[Path], Awaitable[bool]]], Hypervisor]
         | None = None,
     ) -> None:
@@ -123,7 +127,13 @@ class SandboxSource:
         self._hypervisor = make(self._identities, self._probe_image, lambda socket: self._launcher.answers(socket))
         self._launcher = Launcher(self._hypervisor, connect, settings.boot_timeout_s)
         self._maker = SandboxMaker(
-            self._launcher, self._identities, directory, cards, self._size, lambda sandbox_id: self.on_gone(sandbox_id)
+            self._launcher,
+            self._identities,
+            directory,
+            cards,
+            self._size,
+            lambda sandbox_id: self.on_gone(sandbox_id),
+            serve,
         )
         self._templates: Templates | None = None
         if settings.template_folder is not None:
@@ -333,11 +343,22 @@ class SandboxSource:
         except BaseException:
             await vmm.release()
             raise
-        return self._maker.adopted(vmm, agent, record, lambda record: self.on_record(record))
+        server: FileServer | None = None
+        if record.file_server is not None:
+            try:
+                server = FileServer.adopt(record.file_server)
+            except NotFound as error:
+                await agent.release()
+                await vmm.kill()
+                await self._maker.clear(record.sandbox_id)
+                self._identities.free(record.uid)
+                raise NotFound(f"the server of sandbox {record.sandbox_id}'s shared directories has ended") from error
+        return self._maker.adopted(vmm, agent, record, lambda record: self.on_record(record), server)
 
     async def reap_strays(self, keep: frozenset[str]) -> list[str]:
         """End VMMs of this daemon's root that are not in ``keep`` and clear away their files; their ids."""
         killed = await self._hypervisor.reap_strays(keep | self._maker.known)
+        await file_server.reap_strays(self._maker.directory, keep | self._maker.known)
         await self._maker.sweep(keep)
         return killed
 

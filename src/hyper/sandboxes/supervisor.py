@@ -10,7 +10,8 @@ import asyncio
 import logging
 import secrets
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ import msgspec
 
 from hyper.errors import Conflict, HyperError, NotFound, Unavailable, Unsupported
 from hyper.guest.agent import Agent
-from hyper.hypervisors.base import DiskSpec, Resizable, Vmm
+from hyper.hypervisors.base import DiskSpec, Resizable, Sharing, Vmm
 from hyper.sandboxes.model import DiskRecord, FileSystem, Rung, SandboxRecord
 from hyper.sandboxes.sizing import Size
 from hyper.system import blocking
+from hyper.volumes.file_server import FileServer, SharedTree
+
+Serve = Callable[[Path, Sequence[SharedTree]], Awaitable[tuple[FileServer, socket.socket]]]
+SHARE_TAG = "hyper-share"
 
 _log = logging.getLogger(__name__)
 _SHUTDOWN_S = 5.0
@@ -45,6 +50,8 @@ class Sandbox:
         rung: Rung,
         size: Callable[[int | None, float | None], Size],
         on_end: Callable[[SandboxRecord, bool], None],
+        serve: Serve = FileServer.start,
+        file_server: FileServer | None = None,
     ) -> None:
         """``timings``: milliseconds by phase. ``card``: its tap, empty without one. ``on_end`` is called once all is
         freed (not after a release), with whether it had been given out."""
@@ -59,6 +66,8 @@ class Sandbox:
         self._size = size
         self._on_record: Callable[[SandboxRecord], None] | None = None
         self._on_end = on_end
+        self._serve = serve
+        self._file_server = file_server
         self._resizing = asyncio.Lock()
         self._bound_bytes: int | None = None
         """The memory of the machine that the VMM is held to."""
@@ -141,21 +150,45 @@ class Sandbox:
                 await self._vmm.detach_disk(disk.disk_id)
                 self._put(path, None)
 
+    async def share(self, trees: Sequence[SharedTree]) -> str:
+        """Have directories and files of the host served to it, as ``0``, ``1``, … of a virtio file system; its tag.
+        Once in its life, and only for one that was asked for with shared memory. FailedPrecondition or InvalidArgument
+        for sources that cannot be had."""
+        if not isinstance(self._vmm, Sharing):
+            raise Unsupported("this hypervisor cannot give a VM directories of the host")
+        if self._file_server is not None:
+            raise Conflict(f"sandbox {self.id} has its shared directories already")
+        self._file_server, connection = await self._serve(self._runtime_dir, trees)
+        with connection:
+            await self._vmm.attach_share(SHARE_TAG, connection.fileno())
+        self._change(msgspec.structs.replace(self.record, file_server=self._file_server.identity))
+        return SHARE_TAG
+
     async def wait(self) -> str:
-        """Why it ended, once the VMM is dead or the agent's link is lost for good. Any number of waiters."""
+        """Why it ended, once the VMM is dead, the agent's link is lost for good, or nobody serves its shared
+        directories any more. Any number of waiters."""
         ended = asyncio.create_task(self._vmm.wait())
         cut = asyncio.create_task(self.agent.closed())
+        unserved = asyncio.create_task(self._unserved())
         try:
-            await asyncio.wait((ended, cut), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((ended, cut, unserved), return_when=asyncio.FIRST_COMPLETED)
             # A dying VMM cuts the link first: its own reason is the better one.
             await asyncio.wait((ended,), timeout=_SETTLE_S)
             if ended.done():
                 return ended.result().reason
+            if unserved.done():
+                return unserved.result()
             return f"the link to the guest's agent is lost: {cut.result()}"
         finally:
-            for task in (ended, cut):
+            for task in (ended, cut, unserved):
                 task.cancel()
-            await asyncio.gather(ended, cut, return_exceptions=True)
+            await asyncio.gather(ended, cut, unserved, return_exceptions=True)
+
+    async def _unserved(self) -> str:
+        """Programs that use a directory which nobody serves hang for ever."""
+        while self._file_server is None:
+            await asyncio.get_running_loop().create_future()
+        return await self._file_server.wait()
 
     async def destroy(self, *, graceful: bool) -> None:
         """End it and free everything. Idempotent; a caller that is cancelled does not stop it. ``graceful``: the agent
@@ -174,6 +207,8 @@ class Sandbox:
             return
         await self.agent.release()
         await self._vmm.release()
+        if self._file_server is not None:
+            self._file_server.release()
 
     async def _destroy(self, graceful: bool) -> None:
         if graceful:
@@ -187,6 +222,8 @@ class Sandbox:
                     "sandbox %s did not shut down by itself (%s); killing it", self.id[:12], str(error) or "in time"
                 )
         await self._vmm.kill()
+        if self._file_server is not None:
+            await self._file_server.stop()
         await self.agent.release()
         await blocking.run(shutil.rmtree, self._runtime_dir, ignore_errors=True)
         self._on_end(self.record, self._on_record is not None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -23,6 +24,28 @@ async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     it must."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_pool, lambda: function(*args, **kwargs))
+
+
+async def run_alone(function: Callable[[], T]) -> T:
+    """The same in a thread of its own, which ends with ``function``: for what changes the thread itself (its
+    namespaces)."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(set_: Callable[[], None]) -> None:
+        loop.call_soon_threadsafe(lambda: None if done.cancelled() else set_())
+
+    def body() -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            failure = error
+            tell(lambda: done.set_exception(failure))
+        else:
+            tell(lambda: done.set_result(result))
+
+    threading.Thread(target=body, name="blocking-alone").start()
+    return await done
 
 
 async def run_or_undo(undo: Callable[[T], object], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -12,10 +12,11 @@ Neighbours: :mod:`hyper.hypervisors.qemu.vmm` (user), :mod:`hyper.system.cgroups
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hyper.errors import NotFound, Unavailable
@@ -114,13 +115,18 @@ class Process:
         stdout: int,
         stderr: int,
         groups: Sequence[int] = (),
+        prepare: Callable[[], None] | None = None,
     ) -> Process:
         """Start ``argv`` as user and group ``uid`` in a session of its own, with these other groups only and an empty
-        environment.
+        environment. ``prepare`` is run first, in a thread of its own that the process is started from: namespaces that
+        it enters are the process's, and nobody else's.
 
         ``stdout`` and ``stderr`` are descriptors. Raises Unavailable when it cannot be executed. A cancelled
         caller leaves no process behind."""
-        starting = asyncio.ensure_future(blocking.run(_popen, argv, uid, groups, pass_fds, stdout, stderr))
+        start = functools.partial(_popen, argv, uid, groups, pass_fds, stdout, stderr)
+        starting = asyncio.ensure_future(
+            blocking.run(start) if prepare is None else blocking.run_alone(lambda: (prepare(), start())[1])
+        )
         try:
             child = await asyncio.shield(starting)
         except asyncio.CancelledError:

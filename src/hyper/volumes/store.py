@@ -9,6 +9,7 @@ Neighbours: ``options.py`` (what names and options may be), :mod:`hyper.system.t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -73,7 +74,7 @@ class VolumeStore:
         store = cls(folder, database)
         for entry in list(folder.iterdir()):
             if entry.name not in store._volumes:
-                await store._remove_tree(entry)
+                await store.discard(entry)
         for volume in store._volumes.values():
             store._make_folder(volume.name)
         return store
@@ -112,17 +113,19 @@ class VolumeStore:
 
     async def remove(self, name: str) -> None:
         """Forget it, then remove what is in it. A volume that is a name of the host's directory leaves that alone."""
+        await self.discard(self.forget(name))
+
+    def forget(self, name: str) -> Path:
+        """There is no such volume any more; what is to be discarded of it, now or when nobody uses it any more."""
         volume = self.get(name)
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM volumes WHERE name = ? AND owner = ?", (name, volume.owner))
         del self._volumes[name]
         # Out of the way first: the name may be taken again at once.
         gone = self._folder / f"{_GONE}{secrets.token_hex(8)}"
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.rename(self._folder / name, gone)
-        except FileNotFoundError:
-            return
-        await self._remove_tree(gone)
+        return gone
 
     def mountpoint(self, name: str) -> Path:
         """Where Docker's users look for the content; a volume that is a name of another directory has it empty."""
@@ -149,7 +152,7 @@ class VolumeStore:
         except OSError as error:
             raise ResourceExhausted(f"create {name}: {content} cannot be made: {error.strerror}") from error
 
-    async def _remove_tree(self, path: Path) -> None:
+    async def discard(self, path: Path) -> None:
         """What cannot be removed now is tried again at the next start."""
         try:
             await blocking.run(trees.remove, path)

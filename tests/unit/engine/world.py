@@ -7,8 +7,9 @@ runs behind the agent's socket.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tests.unit.images.store_tools import docker_archive, image, layer, stream
 from hyper.engine.api import Attachment
 from hyper.engine.engine import EngineSettings, LiveEngine
 from hyper.engine.model import Container, ContainerConfig
-from hyper.errors import HyperError, NotFound
+from hyper.errors import FailedPrecondition, HyperError, NotFound
 from hyper.guest.agent import Agent
 from hyper.guest.kernel import KernelSettings
 from hyper.hypervisors.base import KernelImage, VmmExit
@@ -33,6 +34,9 @@ from hyper.metrics import Metrics
 from hyper.sandboxes.boot_image import GuestSettings
 from hyper.sandboxes.source import SandboxSettings, SandboxSource
 from hyper.system.database import Database
+from hyper.system.memfd import BoundedLog
+from hyper.system.processes import Process
+from hyper.volumes.file_server import FileServer, SharedTree
 from hyper.volumes.store import VolumeStore
 
 IMAGE = "tool:latest"
@@ -135,6 +139,7 @@ class Guest:
             "oom_killed": False,
             "processes": [init],
             "spec": params["spec"],
+            "share": params.get("share"),
         }
         return {"pid": 42}
 
@@ -215,7 +220,7 @@ class Guest:
 
     def _sandbox_state(self, _params: dict[str, Any]) -> Any:
         containers = [
-            {name: value for name, value in container.items() if name != "spec"}
+            {name: value for name, value in container.items() if name not in ("spec", "share")}
             for container in self.containers.values()
         ]
         memory = {"total_bytes": 1, "available_bytes": 1}
@@ -260,6 +265,8 @@ class World:
     """Set unless a test wants to look at a start that is under way."""
     daemons: list[Daemon] = field(default_factory=list)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    shared: list[tuple[SharedTree, ...]] = field(default_factory=list)
+    """What was to be served, sandbox by sandbox."""
 
     def __post_init__(self) -> None:
         self.host = FakeHost(self._talk)
@@ -291,6 +298,18 @@ class World:
         await self.may_boot.wait()
         return await Agent.connect(socket, instance=instance, first=first, deadline_s=deadline_s)
 
+    async def _serve(self, runtime_dir: Path, trees: Sequence[SharedTree]) -> tuple[FileServer, socket.socket]:
+        """As the real one, but that nobody serves anything."""
+        for tree in trees:
+            if not tree.source.exists() and not tree.make:
+                raise FailedPrecondition(f"bind source path does not exist: {tree.source}")
+        self.shared.append(tuple(trees))
+        log = BoundedLog.create("fake", 4096)
+        process = await Process.spawn(["sleep", "1000"], uid=0, pass_fds=[], stdout=log.writer, stderr=log.writer)
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return FileServer(process, log), ours
+
     async def daemon(self) -> LiveEngine:
         """Start a hyperd on this host."""
         data = self.folder / "data"
@@ -308,6 +327,7 @@ class World:
                 uid_lock_file=self.folder / "uids",
             ),
             connect=self._connect,
+            serve=self._serve,
             hypervisor=lambda _identities, _image, _alive: FakeHypervisor(self.host),
         )
         settings = EngineSettings(id="test", data_root=data, exec_root=self.folder / "run", rootfs_bytes=16 << 20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from hyper.api.docker import create_body, create_isolation, create_refusals, create_words, limits, ports
+from hyper.api.docker import create_body, create_isolation, create_refusals, create_words, limits, mounts, ports
 from hyper.api.docker.create_body import CreateBody, HostConfig, Mount, Words
 from hyper.api.docker.versions import Version
 from hyper.engine.model import ContainerConfig, HealthCheck, RestartPolicy, Ulimit
@@ -83,6 +83,10 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
         oom_kill_disable=host.oom_kill_disable,
         readonly_rootfs=host.readonly_rootfs,
         tmpfs={**host.tmpfs, **_tmpfs_mounts(host.mounts)},
+        mount_requests=mounts.requests(host),
+        volumes=mounts.anonymous(body.volumes),
+        volumes_from=mounts.volumes_from(host.volumes_from),
+        volume_driver=host.volume_driver,
         privileged=host.privileged,
         cap_add=_words(host.cap_add) or (),
         cap_drop=_words(host.cap_drop) or (),
@@ -178,14 +182,12 @@ def _mac_address(body: CreateBody) -> str:
     return address.lower().replace("-", ":")
 
 
-def _tmpfs_mounts(mounts: list[Mount]) -> dict[str, str]:
+def _tmpfs_mounts(given: list[Mount]) -> dict[str, str]:
     """``--mount type=tmpfs`` as what ``--tmpfs`` says."""
     result: dict[str, str] = {}
-    for mount in mounts:
+    for mount in given:
         if mount.type != "tmpfs":
-            raise Unsupported(
-                f'HostConfig.Mounts cannot be honoured: a mount of type "{mount.type}" is not there yet, only tmpfs is'
-            )
+            continue
         if not mount.target.startswith("/"):
             raise InvalidArgument(f"invalid mount config for type \"tmpfs\": invalid mount path: '{mount.target}'")
         if mount.source:

@@ -84,6 +84,18 @@ class TmpfsOptions(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
     options: list[list[str]] = []
 
 
+class DriverConfig(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    name: str = ""
+    options: dict[str, str] = {}
+
+
+class VolumeOptions(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    no_copy: bool = False
+    labels: dict[str, str] = {}
+    driver_config: DriverConfig | None = None
+    subpath: str = ""
+
+
 class Mount(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
     target: str = ""
     source: str = ""
@@ -91,7 +103,7 @@ class Mount(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
     read_only: bool = False
     consistency: str = ""
     bind_options: BindOptions | None = None
-    volume_options: dict[str, Any] | None = None
+    volume_options: VolumeOptions | None = None
     image_options: dict[str, Any] | None = None
     tmpfs_options: TmpfsOptions | None = None
 

@@ -27,22 +27,15 @@ def _one_of(*values: Any) -> Callable[[Any], bool]:
     return lambda value: value in values
 
 
-_VOLUMES = "mounting host directories and volumes is not there yet; images, `docker exec -i` and stdin carry data in"
 _WINDOWS = "it is for Windows containers only"
 _KERNEL_MEMORY = "kernels since 5.4 have no separate limit for kernel memory; use Memory"
 
-_CONFIG = (
-    _Refusal("volumes", _VOLUMES),
-    _Refusal("args_escaped", _WINDOWS),
-)
+_CONFIG = (_Refusal("args_escaped", _WINDOWS),)
 
 _HOST = (
     _Refusal("cgroup_parent", "a container's cgroup is inside its VM, not on the host"),
     _Refusal("kernel_memory_tcp", _KERNEL_MEMORY),
     _Refusal("cpu_count", _WINDOWS),
-    _Refusal("binds", _VOLUMES),
-    _Refusal("volume_driver", _VOLUMES, _one_of("", "local")),
-    _Refusal("volumes_from", _VOLUMES),
     _Refusal("cgroup", "a container's cgroup is its own"),
     _Refusal("links", "container links are a legacy of the default bridge and are not there"),
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hyper.api.docker import ports
+from hyper.api.docker import mounts, ports
 from hyper.api.docker.times import rfc3339_nano
 from hyper.api.docker.versions import Version
 from hyper.engine.model import (
@@ -49,7 +49,7 @@ def container_json(container: Container, version: Version) -> dict[str, Any]:
         "ExecIDs": list(container.exec_ids) or None,
         "HostConfig": host_config_json(config),
         "GraphDriver": {"Name": STORAGE_DRIVER, "Data": {}},
-        "Mounts": [],
+        "Mounts": mounts.points_json(container),
         "Config": config_json(config, version),
         "NetworkSettings": network_settings_json(container),
         # Ours, which Docker's clients pass over: where the last start's time went.
@@ -124,7 +124,7 @@ def config_json(config: ContainerConfig, version: Version) -> dict[str, Any]:
         "Env": list(config.env),
         "Cmd": list(config.command or ()),
         "Image": config.image,
-        "Volumes": {},
+        "Volumes": {path: {} for path in config.volumes},
         "WorkingDir": config.working_dir,
         "Entrypoint": list(config.entrypoint or ()),
         "OnBuild": list(config.on_build) or None,
@@ -147,7 +147,7 @@ def config_json(config: ContainerConfig, version: Version) -> dict[str, Any]:
 
 def host_config_json(config: ContainerConfig) -> dict[str, Any]:
     return {
-        "Binds": [],
+        "Binds": [item.text for item in config.mount_requests if item.text],
         "ContainerIDFile": "",
         "LogConfig": {"Type": config.log_driver or "json-file", "Config": config.log_options},
         "NetworkMode": config.network_mode,
@@ -157,9 +157,9 @@ def host_config_json(config: ContainerConfig) -> dict[str, Any]:
             "MaximumRetryCount": config.restart_policy.maximum_retry_count,
         },
         "AutoRemove": config.auto_remove,
-        "VolumeDriver": "",
-        "VolumesFrom": [],
-        "Mounts": [],
+        "VolumeDriver": config.volume_driver,
+        "VolumesFrom": [item.text for item in config.volumes_from],
+        "Mounts": [mounts.request_json(item) for item in config.mount_requests if not item.text],
         "ConsoleSize": list(config.console_size),
         "Annotations": config.annotations,
         "CapAdd": list(config.cap_add),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyper.api.docker import filters as filter_parsing
-from hyper.api.docker import ports
+from hyper.api.docker import mounts, ports
 from hyper.api.docker.filters import Filters
 from hyper.api.docker.inspect import networks_json
 from hyper.api.docker.times import human_duration
@@ -104,8 +104,17 @@ def _predicate(selection: Selection, containers: Sequence[Container]) -> Callabl
     if health := filters.get("health"):
         _check_values("health", health, _HEALTH)
         tests.append(lambda item: (item.state.health.status if item.state.health else "none") in health)
-    if filter_parsing.boolean(filters, "is-task") or filters.get("volume"):
-        tests.append(lambda item: False)  # neither swarm tasks nor volumes are there
+    if volumes := filters.get("volume"):
+        tests.append(
+            lambda item: any(
+                value in (mount.name, mount.source if mount.type == "bind" else "", mount.destination)
+                for value in volumes
+                for mount in item.mounts
+                if value
+            )
+        )
+    if filter_parsing.boolean(filters, "is-task"):
+        tests.append(lambda item: False)  # there are no swarm tasks
     if isolation := filters.get("isolation"):
         tests.append(lambda item: bool({"", "default"} & set(isolation)))
     return lambda item: all(test(item) for test in tests)
@@ -179,7 +188,7 @@ def summary_json(container: Container, image_name: str, now_ns: int) -> dict[str
         "Status": status_text(container, now_ns),
         "HostConfig": {"NetworkMode": container.config.network_mode, "Annotations": container.config.annotations},
         "NetworkSettings": {"Networks": networks_json(container)},
-        "Mounts": [],
+        "Mounts": mounts.points_json(container),
     }
 
 

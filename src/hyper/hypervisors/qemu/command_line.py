@@ -141,8 +141,10 @@ def _growth(spec: MachineSpec) -> list[str]:
     if not growth:
         return []
     share = "on" if spec.memory_file is not None and spec.memory_file.shared else "off"
+    # Shared memory must be a file, which a server of shared directories can map as well.
+    kind = "memory-backend-memfd" if share == "on" else "memory-backend-ram"
     return [
-        *("-object", f"memory-backend-ram,id=growth0,size={growth}M,reserve=off,share={share}"),
+        *("-object", f"{kind},id=growth0,size={growth}M,reserve=off,share={share}"),
         *("-device", f"virtio-mem-pci,id={GROWTH},memdev=growth0,requested-size=0,unplugged-inaccessible=on"),
     ]
 

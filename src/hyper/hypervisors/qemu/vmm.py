@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hyper.errors import AlreadyExists, HyperError, NotFound, Unavailable
 from hyper.hypervisors.base import DiskAddress, DiskSpec, MachineSpec, VmmExit, VmmIdentity
-from hyper.hypervisors.qemu import command_line, disks, growth, snapshots
+from hyper.hypervisors.qemu import command_line, disks, growth, shares, snapshots
 from hyper.hypervisors.qemu.disks import Slot
 from hyper.hypervisors.qemu.limits import limits
 from hyper.hypervisors.qemu.qmp import Qmp
@@ -130,6 +130,10 @@ class QemuVmm:
     async def add_cpus(self, cpus: int) -> None:
         self._check_alive()
         await growth.add_cpus(self._qmp, cpus)
+
+    async def attach_share(self, tag: str, socket_fd: int) -> None:
+        self._check_alive()
+        await shares.plug(self._qmp, tag, socket_fd)
 
     def bound(self, memory_bytes: int, cpus: int) -> None:
         self._belongings.cgroup.apply(limits(self._spec, memory_bytes, cpus))

@@ -147,7 +147,6 @@ def test_what_is_wrong_is_said_in_dockers_words(body: dict[str, Any] | bytes, me
 @pytest.mark.parametrize(
     ("body", "member"),
     [
-        ({"HostConfig": {"Binds": ["/:/host"]}}, "HostConfig.Binds"),
         ({"HostConfig": {"CgroupParent": "/mine"}}, "HostConfig.CgroupParent"),
         ({"HostConfig": {"KernelMemoryTCP": 7}}, "HostConfig.KernelMemoryTCP"),
         ({"NetworkingConfig": {"EndpointsConfig": {"mine": {}}}}, "NetworkingConfig.EndpointsConfig.mine"),

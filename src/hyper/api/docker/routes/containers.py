@@ -248,5 +248,5 @@ async def prune(call: Call) -> Response:
 async def remove(call: Call) -> Response:
     if call.flag("link"):
         raise Unsupported("link is not there: container links are a legacy of the default bridge")
-    await call.engine.containers.remove(call.params["id"], force=call.flag("force"))
+    await call.engine.containers.remove(call.params["id"], force=call.flag("force"), volumes=call.flag("v"))
     return NO_CONTENT

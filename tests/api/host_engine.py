@@ -398,7 +398,7 @@ class HostContainers:
         self._emit(managed, "update")
         return ()
 
-    async def remove(self, reference: str, *, force: bool) -> None:
+    async def remove(self, reference: str, *, force: bool, volumes: bool = False) -> None:
         managed = self.find(reference)
         if managed.process is not None:
             if not force:

@@ -6,10 +6,11 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from tests.hyperd import Door
+from tests.hyperd import IMAGE, Door, Hyperd
 
 
 @pytest.fixture
@@ -105,3 +106,73 @@ def test_events_tell_of_volumes(door: Door, name: str) -> None:
     events = [json.loads(line) for line in door.http("GET", target).body.splitlines() if line]
     assert [(item["Type"], item["Action"]) for item in events] == [("volume", "create"), ("volume", "destroy")]
     assert all(item["Actor"] == {"ID": name, "Attributes": {"driver": "local"}} for item in events)
+
+
+def test_a_containers_mounts_are_shown_as_docker_shows_them(hyperd: Hyperd, tmp_path: Path) -> None:
+    door = hyperd.door
+    host = {
+        "Binds": [f"{tmp_path}:/bound:ro", "named-by-bind:/n"],
+        "Mounts": [
+            {"Type": "volume", "Source": "named", "Target": "/m", "VolumeOptions": {"Labels": {"a": "1"}}},
+            {"Type": "bind", "Source": str(tmp_path), "Target": "/b2", "BindOptions": {"Propagation": "rslave"}},
+        ],
+    }
+    created = door.http("POST", "/containers/create", {"Image": IMAGE, "Volumes": {"/anon": {}}, "HostConfig": host})
+    assert created.status == 201, created
+    id_ = created.json["Id"]
+    try:
+        shown = door.http("GET", f"/containers/{id_}/json").json
+        assert shown["HostConfig"]["Binds"] == host["Binds"]
+        assert shown["HostConfig"]["Mounts"] == host["Mounts"]
+        assert shown["Config"]["Volumes"] == {"/anon": {}}
+        points = {item["Destination"]: item for item in shown["Mounts"]}
+        assert points["/bound"] == {
+            "Type": "bind",
+            "Source": str(tmp_path),
+            "Destination": "/bound",
+            "Mode": "ro",
+            "RW": False,
+            "Propagation": "rprivate",
+        }
+        assert points["/m"] == {
+            "Type": "volume",
+            "Name": "named",
+            "Source": door.http("GET", "/volumes/named").json["Mountpoint"],
+            "Destination": "/m",
+            "Driver": "local",
+            "Mode": "z",
+            "RW": True,
+            "Propagation": "",
+        }
+        assert points["/b2"]["Propagation"] == "rslave"
+        assert (points["/anon"]["Mode"], len(points["/anon"]["Name"])) == ("", 64)
+        assert door.http("GET", "/volumes/named").json["Labels"] == {"a": "1"}
+        for value, found in (("named", True), (str(tmp_path), True), ("/anon", True), ("other", False)):
+            filters = quote(json.dumps({"volume": [value]}))
+            listed_ids = [item["Id"] for item in door.http("GET", f"/containers/json?all=1&filters={filters}").json]
+            assert (id_ in listed_ids) is found
+        assert {"named", "named-by-bind"} <= listed(door, dangling=["false"])
+        refused = door.http("DELETE", "/volumes/named")
+        assert (refused.status, refused.message) == (409, f"remove named: volume is in use - [{id_}]")
+    finally:
+        door.http("DELETE", f"/containers/{id_}?v=1&force=1")
+    assert door.http("GET", f"/volumes/{points['/anon']['Name']}").status == 404
+    for name in ("named", "named-by-bind"):
+        assert door.http("DELETE", f"/volumes/{name}").status == 204
+
+
+@pytest.mark.parametrize(
+    ("host", "status", "words"),
+    [
+        ({"Binds": ["/nowhere:/a", "/nowhere:/a"]}, 400, "Duplicate mount point: /a"),
+        ({"Binds": ["/x:/a:nonsense"]}, 400, "invalid mode: nonsense"),
+        ({"Binds": ["/x:/a:rshared"]}, 501, "cannot be honoured"),
+        ({"Mounts": [{"Type": "bind", "Source": "/nowhere", "Target": "/a"}]}, 400, "bind source path does not exist"),
+        ({"VolumesFrom": ["nobody"]}, 400, "No such container: nobody"),
+        ({"VolumeDriver": "flocker", "Binds": ["v1:/a"]}, 404, 'plugin "flocker" not found'),
+    ],
+)
+def test_mounts_that_cannot_be_are_refused(hyperd: Hyperd, host: dict[str, object], status: int, words: str) -> None:
+    answer = hyperd.door.http("POST", "/containers/create", {"Image": IMAGE, "HostConfig": host}, validate=False)
+    assert answer.status == status, answer
+    assert words in answer.message

@@ -44,7 +44,7 @@ def test_the_exit_code_is_dockers(door: Door, command: tuple[str, ...], code: in
     "arguments",
     [
         ("nosuchimage", "true"),
-        ("-v", "/:/x", "busybox", "true"),
+        ("-v", "/:/x:rshared", "busybox", "true"),
         ("--memory", "1m", "busybox", "true"),
         ("--name", "-x", "busybox"),
     ],

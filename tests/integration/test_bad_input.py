@@ -544,6 +544,8 @@ def check_fuzz(hyperd: Hyperd, requests: int, seed: int) -> None:
     for item in hyperd.door.http("GET", "/containers/json?all=1").json:
         if item["Names"] != ["/idle"]:
             hyperd.door.http("DELETE", f"/containers/{item['Id']}?force=1")
+    for volume in hyperd.door.http("GET", "/volumes").json["Volumes"]:
+        hyperd.door.http("DELETE", f"/volumes/{volume['Name']}")
 
 
 def test_odd_requests_get_answers(hyperd: Hyperd, idle: str) -> None:

@@ -145,8 +145,8 @@ class Starter:
                 joined = self._joined(container.config)
                 if joined and container.mounts:
                     raise Unsupported(
-                        f"container {container.name} cannot have volumes or binds in another one's VM yet: a VM is made "
-                        "for them, or not"
+                        f"container {container.name} cannot have volumes or binds in another one's VM yet: a VM is "
+                        "made for them, or not"
                     )
                 endpoint = self._endpoint(container, undo)
                 timeline.mark("address")

@@ -43,6 +43,10 @@ EXPECTED: dict[str, str] = {
 }
 
 
+# Members that Docker leaves null when nobody set them, though the description gives them a type only.
+_NULL_AS_WELL = {"MemorySwappiness"}
+
+
 class SchemaMismatch(AssertionError):
     """A response that does not fit the description."""
 
@@ -113,7 +117,7 @@ def _translated(schema: Any, name: str = "") -> Any:
     result: dict[str, Any] = {}
     for key, value in schema.items():
         if key in ("properties", "definitions"):
-            result[key] = {member: _translated(inner) for member, inner in value.items()}
+            result[key] = {member: _member(member, inner) for member, inner in value.items()}
         elif key in ("items", "additionalProperties", "allOf"):
             result[key] = _translated(value)
         elif key in ("type", "required", "enum", "minimum", "maximum", "pattern"):
@@ -124,6 +128,11 @@ def _translated(schema: Any, name: str = "") -> Any:
     if schema.get("x-nullable"):
         return {"anyOf": [{"type": "null"}, result]}
     return result
+
+
+def _member(name: str, schema: Any) -> Any:
+    translated = _translated(schema)
+    return {"anyOf": [{"type": "null"}, translated]} if name in _NULL_AS_WELL else translated
 
 
 def _check(schema: Any, value: Any, where: str) -> None:

@@ -106,10 +106,11 @@ def _image_check(image: Healthcheck | None) -> HealthCheck | None:
 
 
 def _merge_env(image: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
-    """The user's variables, then those of the image that the user does not set or, by a bare NAME, remove."""
+    """The user's variables, then those of the image that the user does not set. A bare NAME stays: inspect shows it,
+    and no process gets the variable."""
     names = {variable.partition("=")[0] for variable in own}
     kept = (variable for variable in image if variable.partition("=")[0] not in names)
-    return (*(variable for variable in own if "=" in variable), *kept)
+    return (*own, *kept)
 
 
 _NOT_MOUNTED = "or the cgroup is not mounted."

@@ -266,6 +266,8 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_options: dict[str, str] = {}
     console_size: tuple[int, int] = (0, 0)
     """Rows and columns of the first terminal, (0, 0) when unknown."""
+    isolation: str = ""
+    """Empty or "default", which mean the same: shown as given."""
 
 
 class ContainerUpdate(msgspec.Struct, frozen=True, kw_only=True):

@@ -168,10 +168,8 @@ def security_options(values: Sequence[str]) -> SecurityOptions:
 
 
 def _env(config: ContainerConfig, tty: bool, more: Sequence[str]) -> list[str]:
-    own = merge_env(config.env, more)
-    names = {variable.partition("=")[0] for variable in own}
     added = [DEFAULT_PATH, f"HOSTNAME={config.hostname}", *(["TERM=xterm"] if tty else [])]
-    return [*(variable for variable in added if variable.partition("=")[0] not in names), *own]
+    return list(merge_env(added, config.env, more))
 
 
 def merge_env(*sets: Sequence[str]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ def test_the_environment_has_what_docker_adds_unless_it_is_set() -> None:
     assert spec(tty=True)["process"]["env"] == [DEFAULT_PATH, "HOSTNAME=box", "TERM=xterm"]
     own = ("PATH=/mine", "HOSTNAME=other", "TERM=dumb")
     assert spec(env=own, tty=True)["process"]["env"] == list(own)
+    assert spec(env=("HOSTNAME", "A", "B="))["process"]["env"] == [DEFAULT_PATH, "B="]
 
 
 def test_merged_variables_keep_their_place_and_a_bare_name_removes() -> None:

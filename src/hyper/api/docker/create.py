@@ -111,6 +111,7 @@ def container_config(body: CreateBody, version: Version) -> ContainerConfig:
         log_driver=host.log_config.type or "json-file",
         log_options=host.log_config.config,
         console_size=(int(host.console_size[0]), int(host.console_size[1])) if version >= (1, 42) else (0, 0),
+        isolation=host.isolation,
     )
 
 

@@ -1,6 +1,6 @@
 # Everything a person does with this repository. `make` alone lists it; the work is done by tools/ and by the tools themselves.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-full test-kvm check fmt agent kernel bench peers lock clean
+.PHONY: help setup setup-test demo test test-full test-kvm test-docker-py check fmt agent kernel bench peers lock clean
 
 # Unpacked tools of the tests (tools/setup) come after the machine's own.
 export PATH := $(PATH):$(CURDIR)/build/tools
@@ -30,6 +30,9 @@ test-full: setup-test ## style, types and all tests at full size
 
 test-kvm: setup-test ## all tests of the way with KVM, on an emulated host that has one
 	@$(PYTEST) -v tests/kvm $(ARGS)
+
+test-docker-py: setup-test ## docker-py's own integration tests (from PyPI) against hyperd, held against the list of known failures
+	@.venv/bin/python -m tests.compat.docker_py_suite.run $(ARGS)
 
 check: setup-test ## style and types only
 	@tools/check

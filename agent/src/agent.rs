@@ -327,6 +327,7 @@ impl Agent {
             "container.resume" => self.resume(messages::params(method, params)?),
             "container.update" => self.update(messages::params(method, params)?),
             "container.stats" => self.stats(messages::params(method, params)?),
+            "container.top" => self.top(messages::params(method, params)?),
             "container.processes" => self.list_processes(messages::params(method, params)?),
             "container.delete" => self.delete(messages::params(method, params)?, ticket),
             "process.exec" => self.exec(messages::params(method, params)?, ticket),

@@ -17,6 +17,7 @@ mod growth;
 mod jobs;
 mod launch;
 mod link;
+mod listing;
 mod messages;
 mod mounts;
 mod network;

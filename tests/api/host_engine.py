@@ -37,6 +37,7 @@ from hyper.engine.model import (
     LogEntry,
     NetworkAttachment,
     NetworkInfo,
+    Processes,
     Status,
     Usage,
     WaitResult,
@@ -414,6 +415,9 @@ class HostContainers:
             self._drop(item)
         self._events.emit("container", "prune", "", {"reclaimed": "0"})
         return [item.snapshot.id for item in gone], 0
+
+    async def processes(self, reference: str) -> Processes:
+        raise Unsupported("this engine's processes are the host's: ask ps")
 
     async def usage(self, reference: str) -> Usage | None:
         """These processes have no cgroup: nothing is known of them."""

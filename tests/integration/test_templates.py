@@ -160,8 +160,9 @@ def test_whatever_is_wrong_with_it_is_told_and_containers_start() -> None:
 
         # Another kernel, and no room to keep the template that is made for it.
         daemon.stop()
-        other = daemon.folder / "vmlinux"
-        shutil.copy(kernel, other)
+        other = daemon.folder / "kernel" / kernel.name
+        shutil.copytree(kernel.parent, other.parent, ignore=lambda folder, names: {"modules"} & set(names))
+        (other.parent / "modules").symlink_to(kernel.parent / "modules")
         with other.open("ab") as file:
             file.write(b"another build")
         daemon.flags = (*flags, "--kernel", str(other))

@@ -8,6 +8,7 @@ pub use creation::Compiled;
 use crate::agent::{After, Agent, Ticket, Timer};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
+use crate::listing;
 use crate::messages::{ById, Disk, Rootfs, Signal, Update};
 use crate::network;
 use crate::processes::{Process, Status};
@@ -327,6 +328,11 @@ impl Agent {
         let mut stats = self.container(&wanted.id)?.cgroup.stats();
         stats["networks"] = network::counters();
         Ok(Some(stats))
+    }
+
+    pub fn top(&mut self, wanted: ById) -> Result<Option<Value>> {
+        let pids = self.container(&wanted.id)?.cgroup.pids();
+        Ok(Some(json!({"processes": listing::list(&pids)})))
     }
 
     pub fn list_processes(&mut self, wanted: ById) -> Result<Option<Value>> {

@@ -24,6 +24,7 @@ from hyper.engine.model import (
     NetworkInfo,
     PathChange,
     PathStat,
+    Processes,
     RegistryInfo,
     Usage,
     VolumeInfo,
@@ -114,6 +115,10 @@ class Containers(Protocol):
     async def prune(self, accept: Callable[[Container], bool]) -> tuple[Sequence[str], int]:
         """Remove those that do not run and ``accept`` lets go: their IDs, and bytes given back. Conflict while another
         one is at it."""
+        ...
+
+    async def processes(self, reference: str) -> Processes:
+        """What runs in it. Conflict when it does not run."""
         ...
 
     async def usage(self, reference: str) -> Usage | None:

@@ -25,7 +25,17 @@ from hyper.engine.layout import Layout
 from hyper.engine.lifecycle import LifeCycle
 from hyper.engine.managed import Managed, WaitCondition, restarting
 from hyper.engine.metrics import EngineMetrics
-from hyper.engine.model import Container, ContainerConfig, ContainerUpdate, LogEntry, Status, Usage, WaitResult
+from hyper.engine.model import (
+    Container,
+    ContainerConfig,
+    ContainerUpdate,
+    LogEntry,
+    Processes,
+    ProcessInfo,
+    Status,
+    Usage,
+    WaitResult,
+)
 from hyper.engine.mounts import Mounts
 from hyper.engine.names import generate
 from hyper.engine.output import OutputHub
@@ -271,6 +281,20 @@ class ContainerUseCases:
             self._pruning = False
         self._events.emit("container", "prune", "", {"reclaimed": str(freed_bytes)})
         return ids, freed_bytes
+
+    async def processes(self, reference: str) -> Processes:
+        managed = self._registry.find(reference)
+        run = await managed.present_run()
+        if managed.state.status is Status.RESTARTING:
+            raise restarting(managed)
+        if run is None or run.ending:
+            raise Conflict(f"container {managed.id} is not running")
+        listed = await run.sandbox.agent.top(managed.id)
+        self._events.of_container(managed.snapshot, "top")
+        return Processes(
+            processes=tuple(msgspec.convert(one, ProcessInfo, from_attributes=True) for one in listed),
+            memory_bytes=run.sandbox.record.memory_bytes,
+        )
 
     async def usage(self, reference: str) -> Usage | None:
         return await usage(self._registry.find(reference))

@@ -389,6 +389,36 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Counters by interface, by the kernel's names of them."""
 
 
+class ProcessInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A process of a container, as proc(5) tells of it. ``state`` is one letter, ``terminal`` a device number (0:
+    none), ``arguments`` may be empty."""
+
+    pid: int
+    uid: int
+    name: str
+    arguments: str
+    state: str
+    parent: int
+    group: int
+    session: int
+    terminal: int
+    foreground_group: int
+    cpu_ns: int
+    nice: int
+    priority: int
+    threads: int
+    age_ns: int
+    virtual_bytes: int
+    resident_bytes: int
+
+
+class Processes(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs in a container; ``memory_bytes`` is what its VM has."""
+
+    processes: tuple[ProcessInfo, ...]
+    memory_bytes: int
+
+
 class ExecConfig(msgspec.Struct, frozen=True, kw_only=True):
     """``docker exec``: None or empty members mean "the container's"."""
 

@@ -185,6 +185,10 @@ class Agent:
     async def stats(self, container_id: str) -> Stats:
         return await self._call("container.stats", Stats, {"id": container_id})
 
+    async def top(self, container_id: str) -> list[messages.ListedProcess]:
+        """Its processes, as proc(5) tells of them."""
+        return (await self._call("container.top", messages.ProcessList, {"id": container_id})).processes
+
     async def processes(self, container_id: str) -> list[int]:
         """Pids, as the sandbox counts them."""
         return (await self._call("container.processes", messages.Pids, {"id": container_id})).pids

@@ -132,6 +132,36 @@ class Pids(Struct):
     pids: Annotated[list[Pid], Meta(max_length=1 << 20)]
 
 
+Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class ListedProcess(Struct):
+    """A process of a container, as proc(5) tells of it. ``state`` is one letter, ``terminal`` a device number or 0,
+    ``arguments`` empty when it has none or there are too many."""
+
+    pid: Pid
+    uid: Count
+    name: Name
+    arguments: Text
+    state: Annotated[str, Meta(min_length=1, max_length=1)]
+    parent: Number
+    group: Number
+    session: Number
+    terminal: Number
+    foreground_group: Number
+    cpu_ns: Count
+    nice: Number
+    priority: Number
+    threads: Count
+    age_ns: Count
+    virtual_bytes: Count
+    resident_bytes: Count
+
+
+class ProcessList(Struct):
+    processes: Annotated[list[ListedProcess], Meta(max_length=1024)]
+
+
 class ProcessState(Struct):
     """``process`` is "" for the container's init, else the exec's id."""
 

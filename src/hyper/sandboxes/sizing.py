@@ -15,7 +15,7 @@ from hyper.errors import InvalidArgument
 _MIB = 1 << 20
 MINIMUM_LIMIT_BYTES = 6 * _MIB
 """Docker's own."""
-_FIXED_OVERHEAD_BYTES = 160 * _MIB
+_FIXED_OVERHEAD_BYTES = 168 * _MIB
 _SHARE_OVERHEAD = 0.02
 """64 bytes of page structure per 4 KiB are 1.6 %."""
 _SHARE_OF_HOST = 7 / 8

@@ -9,7 +9,7 @@ from typing import Literal, cast
 
 import msgspec
 
-from hyper.api.docker import filters, listing
+from hyper.api.docker import filters, listing, process_table
 from hyper.api.docker import stats as container_stats
 from hyper.api.docker.call import NO_CONTENT, Call, json_response
 from hyper.api.docker.create import container_config
@@ -36,6 +36,7 @@ def routes() -> tuple[Route, ...]:
         Route("POST", "/containers/prune", prune),
         Route("GET", "/containers/{id}/json", inspect),
         Route("GET", "/containers/{id}/stats", stats),
+        Route("GET", "/containers/{id}/top", top),
         Route("POST", "/containers/{id}/start", start),
         Route("POST", "/containers/{id}/stop", stop),
         Route("POST", "/containers/{id}/restart", restart),
@@ -224,6 +225,16 @@ async def stats(call: Call) -> AnyResponse:
     if call.flag("stream", True):
         return StreamResponse(container_stats.stream(containers, container))
     return json_response(await container_stats.once(containers, container, one_shot=call.flag("one-shot")))
+
+
+async def top(call: Call) -> Response:
+    arguments = call.text("ps_args") or "-ef"
+    process_table.columns(arguments)  # what is wrong with them is said whether it runs or not
+    found = await call.engine.containers.processes(call.params["id"])
+    titles, rows = process_table.table(
+        arguments, found.processes, now_ns=time.time_ns(), memory_bytes=found.memory_bytes
+    )
+    return json_response({"Titles": titles, "Processes": rows})
 
 
 async def prune(call: Call) -> Response:

@@ -12,7 +12,6 @@ _SWARM = "swarm mode (Hyper runs on one machine; Kubernetes is the way to many)"
 _PLUGINS = "engine plugins"
 
 _MISSING: tuple[tuple[str, str, str], ...] = (
-    ("GET", "/containers/{id}/top", "the process list of a container (docker top)"),
     ("GET", "/containers/{id}/attach/ws", "attaching through a WebSocket: use POST /containers/{id}/attach"),
     ("POST", "/build", "building images (docker build)"),
     ("POST", "/build/prune", "the build cache"),

@@ -56,18 +56,28 @@ def test_a_running_container_has_its_new_limits(hyperd: Hyperd, sleeper: str) ->
 
 def test_a_vm_that_is_too_small_grows_and_is_adopted_so(hyperd: Hyperd, sleeper: str) -> None:
     assert memory_total_bytes(hyperd, sleeper) < 300 * MIB
-    hyperd.door.docker("update", "--memory", "512m", "--cpus", str(os.cpu_count()), sleeper)
+    hyperd.door.docker("update", "--memory", "512m", sleeper)
     assert memory_total_bytes(hyperd, sleeper) > 512 * MIB
-    assert hyperd.door.out("exec", sleeper, "nproc") == str(os.cpu_count())
     assert inside(hyperd, sleeper, "memory.max") == str(512 * MIB)
     hyperd.kill()
     hyperd.start()
     # All of it can be used: more than the VM had before.
     hyperd.door.docker("exec", sleeper, "dd", "if=/dev/zero", "of=/dev/null", "bs=300M", "count=1")
     shown = json.loads(hyperd.door.out("inspect", "-f", "{{json .HostConfig}}", sleeper))
-    assert (shown["Memory"], shown["NanoCpus"]) == (512 * MIB, os.cpu_count() * 10**9)
+    assert shown["Memory"] == 512 * MIB
     hyperd.door.docker("update", "--memory", "64m", sleeper)
     assert inside(hyperd, sleeper, "memory.max") == str(64 * MIB)
+
+
+def test_processors_are_added_or_it_is_told_why_not(hyperd: Hyperd, sleeper: str) -> None:
+    """QEMU would abort when its cache of translated code is full, which it is after a boot of Debian's kernel."""
+    wanted = os.cpu_count() or 1
+    done = hyperd.door.docker("update", "--cpus", str(wanted), sleeper, check=False)
+    if done.returncode == 0:
+        assert hyperd.door.out("exec", sleeper, "nproc") == str(wanted)
+    else:
+        assert b"cache of translated code is as full as now" in done.stderr
+        assert hyperd.door.out("exec", sleeper, "nproc") == "1"
 
 
 def test_a_limit_below_the_usage_is_refused(hyperd: Hyperd, sleeper: str) -> None:

@@ -80,7 +80,7 @@ def test_the_users_settings_win_and_the_images_fill_up() -> None:
         "stop_signal": "SIGINT",
     }
     config = made(image, env=("A=user", "C=user", "GONE"), labels={"a": "user"}, exposed_ports=("81/tcp",)).config
-    assert config.env == ("A=user", "C=user", "PATH=/image", "B=image")
+    assert config.env == ("A=user", "C=user", "GONE", "PATH=/image", "B=image")
     assert config.labels == {"a": "user", "b": "image"}
     assert set(config.exposed_ports) == {"80/tcp", "81/tcp"}
     assert (config.working_dir, config.user, config.stop_signal) == ("/image", "image", "SIGINT")

@@ -498,6 +498,8 @@ def fuzz(hyperd: Hyperd, requests: int, seed: int) -> None:
             path = path.replace(part, quote(odd_value(choice), safe="/:") or "x")
         if ("idle" in path or "busybox" in path) and (method == "DELETE" or path.endswith("/rename")):
             continue  # nothing odd about these
+        if path == "/containers/prune":
+            continue  # it would remove the idle one
         names = "all limit filters follow stdout stderr tail since until signal t h w name repo tag force v platform"
         query = "&".join(
             f"{choice.choice(names.split())}={quote(odd_value(choice))}" for _ in range(choice.randrange(4))
@@ -521,7 +523,9 @@ def fuzz(hyperd: Hyperd, requests: int, seed: int) -> None:
             assert waits, f"no answer to {data[:400]!r}"
             continue
         assert answer[:9] in (b"HTTP/1.1 ", b""), data
-        assert not answer.startswith(b"HTTP/1.1 500"), f"{data[:2000]!r}\n{answer!r}"
+        # As Docker tells of a registry that is out of reach, which they all are from here.
+        unreachable = b'{"message":"Get \\"https://' in answer
+        assert unreachable or not answer.startswith(b"HTTP/1.1 500"), f"{data[:2000]!r}\n{answer!r}"
 
 
 def held(hyperd: Hyperd) -> tuple[int, int]:

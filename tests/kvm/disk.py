@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from tests.kvm.inside.reports import JOB, PORT
 
 from hyper.daemon.agent_binary import find_agent
@@ -204,22 +205,25 @@ def _python(tree: Tree) -> None:
     environment = Path(sys.prefix)
     for name in ("pyvenv.cfg", "bin/python", "bin/hyper", "bin/hyperd"):
         tree.add(environment / name)
-    for distribution in _distributions("hyper"):
+    for distribution in _distributions("hyper").values():
         for file in distribution.files or ():
             path = Path(os.path.normpath(str(distribution.locate_file(file))))
             if path.is_relative_to(environment) and path.exists():
                 tree.add(path)
 
 
-def _distributions(name: str) -> Iterator[metadata.Distribution]:
-    """An installed one and all that it requires, extras aside."""
-    distribution = metadata.distribution(name)
-    yield distribution
-    for requirement in distribution.requires or ():
-        if "extra ==" not in requirement:
-            needed = re.match(r"[A-Za-z0-9._-]+", requirement)
-            assert needed is not None
-            yield from _distributions(needed.group())
+def _distributions(name: str) -> dict[str, metadata.Distribution]:
+    """An installed one and all that it requires here, extras aside."""
+    found: dict[str, metadata.Distribution] = {}
+    wanted = [name]
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found[name] = metadata.distribution(name)
+            for requirement in map(Requirement, found[name].requires or ()):
+                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                    wanted.append(requirement.name)
+    return found
 
 
 def _guest_kernel(tree: Tree, kernels: Path) -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 
 import pytest
 from tests.hyperd import Hyperd, needs_docker_cli, running_hyperd
 from tests.templates import SMALL
+
+from hyper.hypervisors.qemu.vmm import QMP_SOCKET
 
 pytestmark = pytest.mark.vm
 MIB = 1 << 20
@@ -78,6 +81,23 @@ def test_processors_are_added_or_it_is_told_why_not(hyperd: Hyperd, sleeper: str
     else:
         assert b"cache of translated code is as full as now" in done.stderr
         assert hyperd.door.out("exec", sleeper, "nproc") == "1"
+
+
+def test_a_vm_that_a_killed_daemon_left_standing_still_goes_on(hyperd: Hyperd, sleeper: str) -> None:
+    """As one that was killed while it plugged a processor."""
+    sandbox = hyperd.door.out("inspect", "-f", "{{.Hyper.SandboxId}}", sleeper)
+    hyperd.kill()
+    [path] = hyperd.exec_root.glob(f"vm/{sandbox}/{QMP_SOCKET}")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        with connection.makefile("rw") as told:
+            for command in ("qmp_capabilities", "stop"):
+                told.write(json.dumps({"execute": command, "id": command}) + "\n")
+                told.flush()
+                while json.loads(told.readline()).get("id") != command:
+                    pass
+    hyperd.start()
+    assert hyperd.door.out("exec", sleeper, "echo", "here") == "here"
 
 
 def test_a_limit_below_the_usage_is_refused(hyperd: Hyperd, sleeper: str) -> None:

@@ -101,6 +101,7 @@ class QemuHypervisor:
             if command_line.sandbox_of(processes.command_line(identity.pid), self._settings.root_id) != spec.sandbox_id:
                 raise NotFound(f"process {identity.pid} is not the VMM of sandbox {spec.sandbox_id}")
             qmp = await Qmp.connect(spec.runtime_dir / QMP_SOCKET, self._settings.qmp_timeout_s)
+            await qmp.execute("cont")  # the daemon may have died while it stood still (growth.py)
             present = await disks.plugged(qmp)
             known = {disk.disk_id: (disk, Slot(address.target)) for disk, address in disks_known}
             for disk_id, slot in present.items():

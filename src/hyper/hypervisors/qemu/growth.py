@@ -5,6 +5,7 @@ Both take effect in the guest only when it follows, which its agent tells (docs/
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from hyper.errors import InvalidArgument, Unsupported
@@ -50,8 +51,8 @@ async def add_cpus(qmp: Qmp, wanted: int) -> None:
 async def _plug_cpu(qmp: Qmp, device: dict[str, object]) -> None:
     """While the others stand still: under TCG each takes a share of the cache of translated code, and QEMU 7.2 aborts
     when a new one finds none left (tcg/region.c: tcg_region_initial_alloc)."""
-    await qmp.execute("stop")
     try:
+        await qmp.execute("stop")
         if not await _has_room_for_code(qmp):
             raise Unsupported(
                 "under software emulation a running VM cannot be given another processor while QEMU's cache of "
@@ -59,7 +60,7 @@ async def _plug_cpu(qmp: Qmp, device: dict[str, object]) -> None:
             )
         await qmp.execute("device_add", device)
     finally:
-        await qmp.execute("cont")
+        await asyncio.shield(qmp.execute("cont"))  # a daemon that is killed before leaves it to the next one's adoption
 
 
 async def _has_room_for_code(qmp: Qmp) -> bool:
